@@ -1,0 +1,67 @@
+"""One record per finished epoch in `epochs.jsonl`, and one line of log. Always on; not a choice of `callback=`."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from recsys_collapse.runs.durable import write_text
+
+log = logging.getLogger(__name__)
+
+
+class EpochRecords(lightning.Callback):
+    """Keeps and writes what every epoch measured; epoch -1 is the initialisation.
+
+    Args:
+        num_rows: training rows of one epoch.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.records: list[dict[str, Any]] = []
+        self._started = 0.0
+        self._seconds = 0.0
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The epoch with the best validation AUC, the first of equals: the one in `best.ckpt`."""
+        return max(self.records[1:], key=lambda record: record["val_auc"])
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training rows per second over all epochs, without validation and measuring."""
+        return sum(r["rows"] for r in self.records) / sum(r["train_seconds"] for r in self.records)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._append(trainer, epoch=-1, rows=0, seconds=0.0)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._seconds = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._append(trainer, trainer.current_epoch, self.num_rows, self._seconds)
+        values = {name: self.records[-1][name] for name in ("train_loss", "val_auc", "val_logloss", "ia_relative")}
+        shown = "  ".join(f"{name} {value:.5f}" for name, value in values.items() if value is not None)
+        log.info(f"epoch {trainer.current_epoch:3d}  {shown}  {self._seconds:.1f} s")
+
+    def _append(self, trainer: lightning.Trainer, epoch: int, rows: int, seconds: float) -> None:
+        metrics = trainer.callback_metrics
+        named = {"train_loss": "train/loss", "val_auc": "val/auc", "val_logloss": "val/logloss", "ia_relative": "ia/relative"}
+        record = {
+            "epoch": epoch,
+            "step": trainer.global_step,
+            **{name: metrics[key].item() if key in metrics else None for name, key in named.items()},
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "rows": rows,
+            "train_seconds": seconds,
+        }
+        self.records.append(record)
+        lines = "".join(json.dumps(line) + "\n" for line in self.records)
+        write_text(Path(trainer.default_root_dir) / "epochs.jsonl", lines)

@@ -1,0 +1,151 @@
+"""The typed root schema: what can be configured, and which of it is part of a run's identity.
+
+Every field is marked: `identity` fields can change a number and are hashed into the run's name; `runtime` fields
+cannot. Options of a `_target_` (dataset, optimizer, backbone, callback) are checked against its signature in `build.py`.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+def identity(default: Any = MISSING, **kwargs: Any) -> Any:
+    """A config field that can change a number."""
+    return field(metadata={"identity": True}, **(kwargs or {"default": default}))
+
+
+def runtime(default: Any = MISSING, **kwargs: Any) -> Any:
+    """A config field that cannot change a number (or is covered by another that is hashed)."""
+    return field(metadata={"identity": False}, **(kwargs or {"default": default}))
+
+
+class Init(Enum):
+    """How embedding tables start."""
+
+    xavier_table = "xavier_table"
+    """Xavier over the (D, K) table of all fields of a set: the official code."""
+
+
+class Match(Enum):
+    """What SE and ME at the same scale have in common."""
+
+    embedding = "embedding"
+    """The size of the embedding table, M*K columns: the paper."""
+
+
+@dataclass
+class ModelConfig:
+    """A backbone: `conf/model/<name>.yaml`."""
+
+    name: str = runtime()
+    base_size: int = runtime()  # K0; embed_size below carries it
+    backbone: Any = identity()
+
+
+@dataclass
+class EmbedConfig:
+    """How the table's width folds into M sets of K columns: `conf/embed/<name>.yaml`."""
+
+    name: str = runtime()
+    num_sets: int = identity()
+    embed_size: int = identity()
+
+
+@dataclass
+class TrainerConfig:
+    """How a model is trained: `conf/trainer/<name>.yaml`."""
+
+    name: str = runtime()
+    batch_size: int = identity()
+    max_epochs: int = identity()
+    patience: int = identity()
+    precision: str = identity()
+    eval_batch_size: int = identity()
+    accelerator: str = runtime()  # rounding differs between devices as between CPUs: recorded in the environment
+    threads: int | None = runtime()
+    progress_bar: bool | None = runtime()
+
+
+@dataclass
+class LoggerConfig:
+    """The mirror of the local records: `conf/logger/<name>.yaml`."""
+
+    name: str = runtime()
+    mode: str = runtime()
+    project: str = runtime()
+    entity: str | None = runtime()
+    tags: list[str] = runtime(default_factory=list)
+
+
+@dataclass
+class RegularizerConfig:
+    """A term added to the loss: `conf/regularizer/<name>.yaml`."""
+
+    name: str = identity()
+
+
+@dataclass
+class Config:
+    """The root."""
+
+    model: ModelConfig = runtime(default_factory=ModelConfig)
+    embed: EmbedConfig = runtime(default_factory=EmbedConfig)
+    dataset: Any = runtime()  # its fingerprint is hashed instead: recipe, split and content of the files
+    optimizer: Any = identity()
+    regularizer: RegularizerConfig = runtime(default_factory=RegularizerConfig)
+    callback: dict[str, Any] = identity(default_factory=dict)  # those that only measure say `measures_only: true`
+    trainer: TrainerConfig = runtime(default_factory=TrainerConfig)
+    logger: LoggerConfig = runtime(default_factory=LoggerConfig)
+    scale: int = runtime(1)  # embed.num_sets and embed.embed_size carry it
+    seed: int = identity(0)
+    split_seed: int = identity(0)
+    protocol: str = runtime("paper")  # what it sets is hashed where it is set
+    init: Init = identity(Init.xavier_table)
+    match: Match = runtime(Match.embedding)  # embed.num_sets and embed.embed_size carry it
+    save_scores: bool = runtime(True)
+    group: str | None = runtime(None)
+    sweep: str = runtime("")
+    output_dir: str = runtime("outputs")
+    store_dir: str = runtime("${output_dir}/stores")
+
+
+def config_dir() -> Path:
+    """The folder `conf`: inside the installed package, or at the root of the clone."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra. Safe to call again."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("mul", lambda a, b: int(a) * int(b), replace=True)
+
+
+def validate(config: Any) -> None:
+    """Check ranges and the words that end up in file names.
+
+    Raises:
+        ValueError: names the key, the value and what was expected.
+    """
+    lowest = {
+        "scale": 1,
+        "embed.num_sets": 1,
+        "embed.embed_size": 1,
+        "trainer.batch_size": 2,
+        "trainer.eval_batch_size": 1,
+        "trainer.max_epochs": 1,
+        "trainer.patience": 1,
+        "split_seed": 0,
+    }
+    for key, least in lowest.items():
+        if (value := OmegaConf.select(config, key)) < least:
+            raise ValueError(f"{key}={value}: expected an integer of {least} or more")
+    for key in ("model.name", "embed.name", "dataset.name", "group"):
+        value = OmegaConf.select(config, key)
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(value)):
+            raise ValueError(f"{key}={value}: it names files, so expected letters, digits and . _ + - only")

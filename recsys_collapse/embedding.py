@@ -1,0 +1,65 @@
+"""The embedding layer E: one fused table for all fields and all embedding sets.
+
+At scale s, single- and multi-embedding own the same table and fold its columns differently:
+SE is (M=1, K=s*K0), ME is (M=s, K=K0). One gather serves every field of every set.
+
+Shapes: B batch, M embedding sets, N fields, K embedding size per set, D sum of cardinalities.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FieldEmbedding(nn.Module):
+    """Rows of all fields below each other, columns of all sets beside each other: `weight` is (D, M*K).
+
+    Field i owns the rows `field_slices[i]`, set m the columns m*K to (m+1)*K. Each set is Xavier-uniform over its
+    own (D, K) table, as in the official code, so that the initial scale depends neither on M nor on the field.
+
+    Args:
+        cardinalities: D_i of every field, each at least 1.
+        num_sets: M, at least 1.
+        embed_size: K, at least 1.
+
+    Raises:
+        ValueError: for an empty list of fields or a size below 1.
+    """
+
+    offset_N: Tensor
+
+    def __init__(self, cardinalities: Sequence[int], num_sets: int, embed_size: int) -> None:
+        super().__init__()
+        sizes = {"cardinalities": min(cardinalities, default=0), "num_sets": num_sets, "embed_size": embed_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}: smallest value {size}, expected at least 1 (and at least one field)")
+        self.cardinalities = list(cardinalities)
+        self.num_sets, self.embed_size = num_sets, embed_size
+        ends = list(accumulate(self.cardinalities))
+        self.field_slices = [slice(end - size, end) for end, size in zip(ends, self.cardinalities, strict=True)]
+        small = ends[-1] < 2**31  # int32 ids halve the traffic; promotion to int64 happens by itself beyond that
+        offsets = torch.tensor([rows.start for rows in self.field_slices], dtype=torch.int32 if small else torch.int64)
+        self.register_buffer("offset_N", offsets, persistent=False)
+        self.weight = nn.Parameter(torch.empty(ends[-1], num_sets * embed_size))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw every set afresh from the global generator: U(-a, a) with a = sqrt(6 / (D + K)) for each (D, K) set."""
+        for columns_DK in self.weight.split(self.embed_size, dim=1):
+            # Drawn contiguously first: a draw into a strided view would depend on M.
+            columns_DK.copy_(nn.init.xavier_uniform_(torch.empty_like(columns_DK, memory_format=torch.contiguous_format)))
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """Look up ids (B, N), int32 or int64 with 0 <= id < D_i, -> embeddings (B, M, N, K).
+
+        The memory is set-major, (M, B, N, K): grouped layers work set by set and need no further copy.
+        """
+        # F.embedding and not weight[ids]: the latter's gradient is not repeatable bit for bit with 2 CPU threads.
+        e_BNC = F.embedding(x_BN + self.offset_N, self.weight)
+        e_BNMK = e_BNC.unflatten(2, (self.num_sets, self.embed_size))
+        return e_BNMK.permute(2, 0, 1, 3).contiguous().transpose(0, 1)

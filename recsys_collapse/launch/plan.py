@@ -1,0 +1,132 @@
+"""All jobs of a command, composed and checked before the first one starts.
+
+Hydra composes and runs them again; the plan is what lets a wrong value stop a sweep at once, a finished run be skipped
+in the same breath, and the table at the end know which runs belong to it.
+"""
+
+import argparse
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recsys_collapse.build import build
+from recsys_collapse.config import config_dir, register, validate
+from recsys_collapse.launch.explain import explain
+from recsys_collapse.runs.identity import run_id, run_name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its resolved config and where it leaves its files."""
+
+    config: DictConfig
+    run_id: str
+    run_dir: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name, that of its directory."""
+        return self.run_dir.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command asks for. `jobs` has every run once, in the order of the sweep."""
+
+    sweep: str
+    output_dir: Path
+    jobs: list[Job]
+
+
+def plan_job(config: DictConfig) -> Job:
+    """The run that a composed config stands for.
+
+    Raises:
+        ValueError: a value is out of range, or the data's files cannot be read.
+    """
+    validate(config)
+    fingerprint = build(config.dataset, "dataset").fingerprint(config.split_seed)
+    identifier = run_id(config, fingerprint)
+    return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))
+
+
+def make_plan(argv: list[str]) -> Plan | None:
+    """The plan of a command line (without the program's name); None where Hydra itself answers, as for `--help`.
+
+    Raises:
+        ValueError: the command cannot be run as given; says which key or value is wrong and what it could be.
+    """
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.experimental_rerun:
+        return None
+    register()
+    try:
+        configs = _compose_all(args)
+    finally:
+        GlobalHydra.instance().clear()
+    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
+    first = configs[0]
+    sweep = first.group or sweep_name(args.overrides)
+    return Plan(sweep, Path(first.output_dir), list(jobs.values()))
+
+
+def sweep_name(overrides: list[str]) -> str:
+    """A readable name and a hash of the override list, the same for the same list in any order."""
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    words = [o.partition("=")[2] for o in overrides if re.match(r"(model|scale|embed|dataset|experiment|seed)=", o)]
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(words))[:60].strip("-")
+    return f"{readable}_{digest}" if readable else digest
+
+
+def _compose_all(args: argparse.Namespace) -> list[DictConfig]:
+    """The config of every job, as Hydra will compose it."""
+    search_path = create_automatic_config_search_path(None, None, str(config_dir()))
+    if args.config_dir is not None:
+        folder = Path(args.config_dir).resolve()
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir {args.config_dir}: no such folder (looked in {Path.cwd()})")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    loader = Hydra.create_main_hydra2("run", search_path).config_loader
+    name = args.config_name or "config"
+
+    def compose(overrides: list[str]) -> DictConfig:
+        return loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
+
+    try:
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(args.overrides)
+        first = BasicSweeper.split_arguments(parsed, None)[0][0]
+        hydra = compose(first).hydra
+        if not (args.multirun or hydra.mode == RunMode.MULTIRUN):
+            return [_without_hydra(compose(args.overrides))]
+        if not hydra.sweeper._target_.endswith("BasicSweeper"):
+            raise ValueError(
+                f"hydra/sweeper={hydra.sweeper._target_}: expected the basic sweeper; its jobs are known in advance"
+            )
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(params + args.overrides)
+        return [_without_hydra(compose(job)) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(args.overrides, loader, name, error)) from error
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """The job's own part, resolved, so that a missing value shows now."""
+    with_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.resolve(with_hydra)
+    missing = OmegaConf.missing_keys(with_hydra)
+    if missing:
+        key = min(missing)
+        raise ValueError(f"{key} is not set: add {key}=... to the command or to a config")
+    return with_hydra

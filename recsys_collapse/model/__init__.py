@@ -1,0 +1,1 @@
+"""Backbones, one short file each; `conf/model/<name>.yaml` configures `<name>.py`."""

@@ -1,0 +1,105 @@
+"""The command: `python -m recsys_collapse.run [-m] group=option key=value ...`.
+
+Plans and checks every job, lets Hydra run them one by one, then shows the table and the figure of the sweep.
+Finished runs are skipped; running the same command again does what is missing.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from recsys_collapse.config import config_dir, register
+from recsys_collapse.launch.plan import Job, Plan, make_plan, plan_job
+from recsys_collapse.runs.records import read_failure, read_result, write_failure
+
+log = logging.getLogger(__name__)
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
+def run_jobs(config: DictConfig) -> float | None:
+    """One job: its validation AUC, or None if it failed. A failure is recorded and does not end the sweep."""
+    job = plan_job(config)
+    if result := read_result(job.run_dir, job.run_id):
+        log.info(f"{job.name}: finished before, skipped")
+        return result["val_auc"]
+    log.info(f"{job.name}: starts")
+    try:
+        from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
+
+        result = train(job)
+    except Exception as error:  # any reason a job can fail for: the other jobs of the sweep are none of its business
+        write_failure(job.run_dir, error)
+        log.error(f"{job.name}: failed: {error}")
+        return None
+    test_auc = "none" if result["test_auc"] is None else f"{result['test_auc']:.5f}"
+    log.info(f"{job.name}: finished, test AUC {test_auc}, {result['wall_seconds']:.1f} s")
+    return result["val_auc"]
+
+
+def main() -> int:
+    """Run the command line; 0 if every job is finished, 1 if one failed, 2 if the command is wrong."""
+    try:
+        plan = make_plan(sys.argv[1:])
+        if plan is not None:
+            check_targets([job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None])
+    except ValueError as error:
+        print(f"recsys_collapse.run: {error}", file=sys.stderr)
+        return 2
+    if plan is None:
+        run_jobs()
+        return 0
+    sys.argv.append(f"sweep='{plan.sweep}'")
+    try:
+        run_jobs()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code in (0, None):
+            raise
+        print("\nStopped. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return conclude(plan)
+
+
+def check_targets(jobs: list[Job]) -> None:
+    """Check the options of everything that will be built, before the first job starts.
+
+    Raises:
+        ValueError: names the config key.
+    """
+    from recsys_collapse.build import check
+
+    for job in jobs:
+        check(job.config.model.backbone, "model.backbone", "cardinalities", "num_sets", "embed_size")
+        check(job.config.optimizer, "optimizer")
+        for name, node in job.config.callback.items():
+            check(node, f"callback.{name}")
+
+
+def conclude(plan: Plan) -> int:
+    """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
+    from recsys_collapse.runs import figure, table
+
+    table.rebuild(plan.output_dir)
+    found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
+    results = [result for _, result in found if result is not None]
+    folder = plan.output_dir / "sweeps" / plan.sweep
+    if results:
+        table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
+        paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
+        print(f"results  {plan.output_dir / 'results.csv'}")
+        print(f"figure   {' '.join(str(path) for path in paths)}")
+    failed = [job for job, result in found if result is None]
+    for job in failed:
+        failure = read_failure(job.run_dir)
+        reason = failure["reason"] if failure else "left no result and no reason"
+        print(f"failed   {job.name}: {reason}\n         {Path(job.run_dir) / 'failure.json'}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Tables made from finished runs: one row per run for machines, one per model x embed x scale for people.
+
+Everything here is derived from the runs' `result.json` and can be rebuilt at any time.
+"""
+
+import csv
+import fcntl
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from recsys_collapse.runs.durable import write_parquet, write_text
+from recsys_collapse.runs.records import read_result
+
+SCALARS = (
+    "run_id", "run_name", "sweep", "model", "embed", "scale", "num_sets", "embed_size", "dataset", "data_fingerprint",
+    "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc", "val_logloss",
+    "test_logloss", "best_epoch", "num_epochs", "flops_per_sample", "wall_seconds", "samples_per_second", "code_version",
+)  # fmt: skip
+
+
+def scan(output_dir: Path) -> list[dict[str, Any]]:
+    """Results of all finished runs, by name."""
+    found = (read_result(path.parent) for path in sorted((output_dir / "runs").glob("*/result.json")))
+    return [result for result in found if result is not None]
+
+
+def rebuild(output_dir: Path) -> None:
+    """Write `results.parquet` and `results.csv` anew from the finished runs."""
+    rows = []
+    for result in scan(output_dir):
+        relative = relative_abundance(result)
+        parameters = {f"{part}_parameters": count for part, count in result["parameters"].items()}
+        rows.append({name: result.get(name) for name in SCALARS} | parameters | relative)
+    if not rows:
+        return
+    with (output_dir / ".results.lock").open("w") as lock:  # two sweeps may end at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_parquet(output_dir / "results.parquet", pl.DataFrame(rows, infer_schema_length=None))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(output_dir / "results.csv", text.getvalue())
+
+
+def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
+    """Mean over fields of IA / random IA: `ia_relative` of the whole (D x MK), `ia_relative_per_set` of sets (D x K)."""
+    fields = result["information_abundance"].values()
+    whole = [f["whole"] / f["random"] for f in fields if f["whole"] is not None]
+    per_set = [ia / f["random_per_set"] for f in fields for ia in f["per_set"] if ia is not None]
+    return {
+        "ia_relative": statistics.fmean(whole) if whole else None,
+        "ia_relative_per_set": statistics.fmean(per_set) if per_set else None,
+    }
+
+
+def cells(results: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int, str], list[dict[str, Any]]]:
+    """Results by (dataset, model, scale, embed), the seeds of a cell together, in the order of the table."""
+    found: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault((result["dataset"], result["model"], result["scale"], result["embed"]), []).append(result)
+    return dict(sorted(found.items(), key=lambda item: (*item[0][:3], item[0][3] != "se", item[0][3])))
+
+
+def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
+    """The comparison of single- and multi-embedding at each scale; mean and sd over n seeds."""
+    many = len({result["dataset"] for result in results}) > 1
+    table = Table(title=title, caption="IA/random: mean over fields of information abundance relative to random matrices "
+                  "of the same shape,\nwhole: all sets side by side, per set: each set on its own")  # fmt: skip
+    names = ("model", "scale", "embed", "n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole",
+             "IA/random\nper set", "embedding\nparameters", "dense\nparameters", "best\nepoch", "seconds")  # fmt: skip
+    for name in (("dataset", *names) if many else names):
+        table.add_column(name, justify="left" if name in ("dataset", "model", "embed") else "right", no_wrap=True)
+    previous = None
+    for (dataset, model, scale, embed), runs in cells(results).items():
+        if previous not in (None, (dataset, model)):
+            table.add_section()
+        previous = (dataset, model)
+        relative = [relative_abundance(run) for run in runs]
+        row = [
+            model, f"{scale}x", "base" if scale == 1 and embed == "se" else embed.upper(), str(len(runs)),
+            spread([run["test_auc"] for run in runs], 5), spread([run["test_logloss"] for run in runs], 5),
+            spread([run["val_auc"] for run in runs], 5),
+            spread([r["ia_relative"] for r in relative], 3), spread([r["ia_relative_per_set"] for r in relative], 3),
+            f"{runs[0]['parameters']['embedding']:,}", f"{runs[0]['parameters']['dense']:,}",
+            ",".join(str(run["best_epoch"]) for run in runs), spread([run["wall_seconds"] for run in runs], 1),
+        ]  # fmt: skip
+        table.add_row(*([dataset, *row] if many else row))
+    return table
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean, and with several values the sample standard deviation; a dash where one is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return "–"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):.{digits}f}"
+
+
+def show(table: Table, path: Path) -> None:
+    """Print the table, and keep it as text at `path`."""
+    console = Console()
+    if console.width < 150 and not console.is_terminal:
+        console = Console(width=170)  # a log file has no width; do not cut numbers
+    console.print(table)
+    wide = Console(width=170, record=True, file=io.StringIO())
+    wide.print(table)
+    write_text(path, wide.export_text())

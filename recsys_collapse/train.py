@@ -1,0 +1,210 @@
+"""One run from its config to its result: build, fit, test once with the best weights, record."""
+
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from torch import Tensor
+
+from recsys_collapse.build import build
+from recsys_collapse.callback.records import EpochRecords
+from recsys_collapse.cost import flops_per_sample, parameter_counts
+from recsys_collapse.dataset.batches import Batches, shuffled
+from recsys_collapse.dataset.store import Store, prepare
+from recsys_collapse.launch.plan import Job
+from recsys_collapse.logger.wandb import make_loggers
+from recsys_collapse.module import CTRModule
+from recsys_collapse.runs.durable import write_json, write_parquet, write_text
+from recsys_collapse.runs.environment import code_version, environment
+from recsys_collapse.runs.identity import embed_name
+from recsys_collapse.runs.records import SCHEMA, clear
+from recsys_collapse.score import Score, score
+from recsys_collapse.seeding import derive
+from recsys_collapse.spectrum import field_spectra
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train, test and record the run; returns what `result.json` says.
+
+    Raises:
+        ValueError: the data cannot be used, or the loss is not finite (`DivergedError`).
+    """
+    started, config = time.perf_counter(), job.config
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    clear(job.run_dir)
+    write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    store = prepare(build(config.dataset, "dataset"), Path(config.store_dir), config.split_seed)
+    module = build_module(config, store)
+    loggers = make_loggers(
+        config.logger,
+        run_dir=job.run_dir,
+        name=job.name,
+        group=config.sweep,
+        tags=[config.model.name, embed_name(config), f"{config.scale}x", config.dataset.name, *config.logger.tags],
+        resolved=OmegaConf.to_container(config, resolve=True, enum_to_str=True),
+    )
+    exit_code = 1
+    try:
+        records = EpochRecords(len(store.splits["train"]))
+        trainer = make_trainer(config, job.run_dir, [records], loggers)
+        fit(trainer, module, store, config)
+        result = conclude(job, trainer, module, store, records)
+        result["wall_seconds"] = time.perf_counter() - started
+        for logger in loggers:
+            logger.log_summary(result)
+        write_json(job.run_dir / "result.json", result)
+        exit_code = 0
+    finally:
+        for logger in loggers:  # before the next run begins, or it would be written into this one
+            logger.finish(exit_code)
+    return result
+
+
+def build_module(config: DictConfig, store: Store) -> CTRModule:
+    """The model at initialisation; a function of the config, the cardinalities and the seed."""
+    torch.manual_seed(derive(config.seed, "init"))
+    backbone = build(
+        config.model.backbone,
+        "model.backbone",
+        cardinalities=store.cardinalities,
+        num_sets=config.embed.num_sets,
+        embed_size=config.embed.embed_size,
+    )
+    return CTRModule(backbone, build(config.optimizer, "optimizer"), config.seed, store.fields)
+
+
+def make_trainer(
+    config: DictConfig, run_dir: Path, always: list[lightning.Callback], loggers: list[Any]
+) -> lightning.Trainer:
+    """The Lightning trainer of one run. Records, early stopping and the best checkpoint do not depend on `callback=`."""
+    measuring = [build(node, f"callback.{name}") for name, node in config.callback.items()]
+    show_bar = sys.stderr.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
+    return lightning.Trainer(
+        default_root_dir=run_dir,
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        precision=config.trainer.precision,
+        max_epochs=config.trainer.max_epochs,
+        logger=loggers,
+        callbacks=[
+            *measuring,  # before the records, which write down what they log
+            *always,
+            EarlyStopping("val/auc", mode="max", patience=config.trainer.patience, min_delta=0.0),
+            ModelCheckpoint(
+                run_dir / "checkpoints",
+                filename="best",
+                monitor="val/auc",
+                mode="max",
+                save_weights_only=True,
+                enable_version_counter=False,
+            ),
+            *([TQDMProgressBar(leave=False)] if show_bar else []),
+        ],
+        enable_progress_bar=show_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+    )
+
+
+def fit(trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig) -> None:
+    """Train until early stopping; the order of the rows is a function of (seed, epoch)."""
+    order = shuffled(config.seed, lambda: trainer.current_epoch)
+    trainer.fit(
+        module,
+        Batches(store, "train", config.trainer.batch_size, order),
+        Batches(store, "valid", config.trainer.eval_batch_size),
+    )
+
+
+def conclude(
+    job: Job, trainer: lightning.Trainer, module: CTRModule, store: Store, records: EpochRecords
+) -> dict[str, Any]:
+    """Score validation and test rows with the best weights, once, and describe the run."""
+    config, best = job.config, job.run_dir / "checkpoints" / "best.ckpt"
+    module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    scores = {}
+    for part in ("valid", "test"):
+        batches = Batches(store, part, config.trainer.eval_batch_size)
+        logit_n = torch.cat(trainer.predict(module, batches)).float().cpu()  # type: ignore[arg-type]
+        label_n = store.labels[store.splits[part]]
+        scores[part] = score(logit_n, label_n)
+        if config.save_scores:
+            write_scores(job.run_dir / f"{part}_scores.parquet", store.splits[part], label_n, logit_n)
+    return {
+        "schema": SCHEMA,
+        "run_id": job.run_id,
+        "run_name": job.name,
+        "sweep": config.sweep,
+        "model": config.model.name,
+        "embed": embed_name(config),
+        "scale": config.scale,
+        "num_sets": config.embed.num_sets,
+        "embed_size": config.embed.embed_size,
+        "dataset": config.dataset.name,
+        "data_fingerprint": store.fingerprint,
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "optimizer": config.optimizer.name,
+        "regularizer": config.regularizer.name,
+        "protocol": config.protocol,
+        "init": config.init.name,
+        "match": config.match.name,
+        **_scores(scores),
+        "best_epoch": records.best["epoch"],
+        "num_epochs": len(records.records) - 1,
+        "parameters": parameter_counts(module.backbone),
+        "flops_per_sample": flops_per_sample(module.backbone),
+        "information_abundance": information_abundance(module),
+        "samples_per_second": records.samples_per_second,
+        "code_version": code_version(),
+        "environment": environment(trainer.strategy.root_device),
+    }
+
+
+def information_abundance(module: CTRModule) -> dict[str, dict[str, Any]]:
+    """Per field: `whole` (all sets side by side), `per_set`, and their values for random matrices of the same shapes."""
+    embedding = module.backbone.embedding
+    found: dict[str, dict[str, Any]] = {name: {"whole": None, "per_set": []} for name in module.fields}
+    for spectrum in field_spectra(embedding.weight, embedding.field_slices, embedding.num_sets):
+        field = found[module.fields[spectrum.field]]
+        ia = spectrum.information_abundance
+        value = ia if math.isfinite(ia) else None  # an all-zero table has none
+        if spectrum.embedding_set is None:
+            field |= {"whole": value, "random": spectrum.random, "random_per_set": spectrum.random}
+        else:
+            field["per_set"].append(value)
+            field["random_per_set"] = spectrum.random
+    for field in found.values():
+        field["per_set"] = field["per_set"] or [field["whole"]]
+    return found
+
+
+def write_scores(path: Path, row_id_n: Tensor, label_n: Tensor, logit_n: Tensor) -> None:
+    """`row_id` (row in file order), `label` and `logit`, in split order."""
+    columns = {"row_id": row_id_n, "label": label_n, "logit": logit_n}
+    write_parquet(path, pl.DataFrame({name: column.numpy() for name, column in columns.items()}))
+
+
+def _scores(scores: dict[str, Score]) -> dict[str, Any]:
+    reasons = {}
+    if scores["test"].auc is None:
+        reasons["test_auc"] = "the test rows have one class only"
+    return {
+        "val_auc": scores["valid"].auc,
+        "test_auc": scores["test"].auc,
+        "val_logloss": scores["valid"].logloss,
+        "test_logloss": scores["test"].logloss,
+        "null_reasons": reasons,
+    }
