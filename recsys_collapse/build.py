@@ -7,7 +7,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from recsys_collapse.config import plain
 
 LABELS = ("measures_only",)  # keys of a node that are about it and not for its target
 
@@ -30,8 +32,7 @@ def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
     Raises:
         ValueError: an option is unknown, missing or of another type; names the key and the nearest one.
     """
-    options = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(options, dict)
+    options = plain(node)
     if "_target_" not in options:
         raise ValueError(f"{key}: no _target_; expected the class to build, e.g. _target_: my_package.MyClass")
     try:
@@ -46,7 +47,11 @@ def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
 
 
 def _check_options(
-    options: dict[str, Any], parameters: typing.Mapping[str, inspect.Parameter], given: tuple[str, ...], key: str, target: Any
+    options: dict[str, Any],
+    parameters: typing.Mapping[str, inspect.Parameter],
+    given: tuple[str, ...],
+    key: str,
+    target: Any,
 ) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     try:

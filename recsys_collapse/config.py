@@ -1,14 +1,14 @@
 """The typed root schema: what can be configured, and which of it is part of a run's identity.
 
 Every field is marked: `identity` fields can change a number and are hashed into the run's name; `runtime` fields
-cannot. Options of a `_target_` (dataset, optimizer, backbone, callback) are checked against its signature in `build.py`.
+cannot. Options of a `_target_` (dataset, optimizer, backbone, callback): `build.py` checks them against its signature.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -124,6 +124,19 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra. Safe to call again."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("mul", lambda a, b: int(a) * int(b), replace=True)
+    OmegaConf.register_new_resolver("stem", _stem, replace=True)
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A config node as resolved dictionaries of JSON values."""
+    found = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+    return {str(key): value for key, value in cast(dict[Any, Any], found).items()}
+
+
+def _stem(*paths: str | None) -> str:
+    """Name of the first file given, without endings and with nothing that does not belong in a file name."""
+    name = next((Path(path).name.partition(".")[0] for path in paths if path), "table")
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("_-") or "table"
 
 
 def validate(config: Any) -> None:

@@ -52,7 +52,9 @@ class FieldEmbedding(nn.Module):
         """Draw every set afresh from the global generator: U(-a, a) with a = sqrt(6 / (D + K)) for each (D, K) set."""
         for columns_DK in self.weight.split(self.embed_size, dim=1):
             # Drawn contiguously first: a draw into a strided view would depend on M.
-            columns_DK.copy_(nn.init.xavier_uniform_(torch.empty_like(columns_DK, memory_format=torch.contiguous_format)))
+            columns_DK.copy_(
+                nn.init.xavier_uniform_(torch.empty_like(columns_DK, memory_format=torch.contiguous_format))
+            )
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """Look up ids (B, N), int32 or int64 with 0 <= id < D_i, -> embeddings (B, M, N, K).

@@ -40,7 +40,7 @@ class GroupedBatchNorm(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """The paper's non-linear projection after the interaction: linear, batch norm, ReLU, dropout, (B, M, I) -> (B, M, H).
+    """The paper's non-linear projection after I: linear, batch norm, ReLU, dropout, (B, M, I) -> (B, M, H).
 
     It is the first hidden layer of the MLP, cut off and made set-specific ("add a projection, drop one layer of F").
     At M=1 nothing changes, so SE and ME at scale 1 are the same model.
@@ -63,9 +63,10 @@ class CrossNet(nn.Module):
 
     def __init__(self, num_sets: int, size: int, num_layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(GroupedLinear(num_sets, size, size) for _ in range(num_layers))
+        layers = [GroupedLinear(num_sets, size, size) for _ in range(num_layers)]
+        self.layers = nn.ModuleList(layers)
         bound = math.sqrt(6 / (size + size))
-        for layer in self.layers:
+        for layer in layers:
             nn.init.uniform_(layer.weight, -bound, bound)
             nn.init.zeros_(layer.bias)
 

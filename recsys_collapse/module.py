@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recsys_collapse.model.backbone import Backbone
-from recsys_collapse.score import score
+from recsys_collapse.score import SplitScore
 from recsys_collapse.seeding import derive
 
 Optimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -43,10 +43,11 @@ class CTRModule(lightning.LightningModule):
     def __init__(self, backbone: Backbone, optimizer: Optimizer, seed: int, fields: list[str]) -> None:
         super().__init__()
         self.backbone, self.make_optimizer, self.seed, self.fields = backbone, optimizer, seed, fields
+        self.valid_score = SplitScore()
+        self.epoch_metrics: dict[str, float] = {}
+        """What the last finished epoch measured, in float64 (Lightning rounds what it logs to float32)."""
         self._loss_sum = 0.0
         self._unread_losses: list[Tensor] = []
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.parameters())
@@ -79,16 +80,16 @@ class CTRModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x_BN, y_B = batch
-        self._logits.append(self.backbone(x_BN))
-        self._labels.append(y_B)
+        self.valid_score.update(self.backbone(x_BN), y_B)
 
     def on_validation_epoch_end(self) -> None:
-        found = score(torch.cat(self._logits), torch.cat(self._labels))
-        self._logits.clear()
-        self._labels.clear()
-        self.log("train/loss", self._loss_sum / self.trainer.num_training_batches)
-        self.log("val/auc", found.auc, prog_bar=True)  # type: ignore[arg-type]  # the store has both classes here
-        self.log("val/logloss", found.logloss)
+        found = self.valid_score.compute()
+        self.valid_score.reset()
+        assert found.auc is not None  # a store has both classes among its validation rows
+        loss = self._loss_sum / self.trainer.num_training_batches
+        self.epoch_metrics = {"train/loss": loss, "val/auc": found.auc, "val/logloss": found.logloss}
+        for name, value in self.epoch_metrics.items():
+            self.log(name, value, prog_bar=name == "val/auc")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Logits (B,)."""

@@ -45,7 +45,9 @@ def main() -> int:
     try:
         plan = make_plan(sys.argv[1:])
         if plan is not None:
-            check_targets([job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None])
+            missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
+            check_targets(missing)
+            print(f"{plan.sweep}: {len(plan.jobs)} runs, {len(plan.jobs) - len(missing)} finished before")
     except ValueError as error:
         print(f"recsys_collapse.run: {error}", file=sys.stderr)
         return 2

@@ -82,12 +82,14 @@ def field_spectra(weight: Tensor, field_slices: Sequence[slice], num_sets: int) 
             cardinality, columns = rows.stop - rows.start, len(sigma_C)
             sigma = sigma_C[: min(cardinality, columns)]
             random = random_information_abundance(cardinality, columns)
-            found.append(FieldSpectrum(i, embedding_set, cardinality, sigma, information_abundance(sigma).item(), random))
+            found.append(
+                FieldSpectrum(i, embedding_set, cardinality, sigma, information_abundance(sigma).item(), random)
+            )
     return found
 
 
 def mean_relative(spectra: Iterable[FieldSpectrum], per_set: bool = False) -> float:
-    """Mean over fields of IA / random IA, of all sets side by side or (`per_set`) over the single sets; NaN if none has one."""
+    """Mean over fields of IA / random IA, of the whole or (`per_set`) of the single sets; NaN if no field has one."""
     ratios = [s.information_abundance / s.random for s in spectra if (s.embedding_set is None) != per_set]
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
     return sum(ratios) / len(ratios) if ratios else math.nan
@@ -103,7 +105,7 @@ def random_information_abundance(cardinality: int, columns: int) -> float:
     Fixed seed: the value depends on the shape alone. Its standard error is below 0.5% (tested).
     """
     generator = torch.Generator().manual_seed(0)
-    draws = math.ceil(2000 / min(cardinality, columns))
+    draws = math.ceil(4000 / min(cardinality, columns))
     if cardinality <= 1000:
         e = torch.rand(draws, cardinality, columns, dtype=torch.float64, generator=generator) * 2 - 1
         gram = e @ e.mT if cardinality < columns else e.mT @ e

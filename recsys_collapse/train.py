@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from recsys_collapse.build import build
 from recsys_collapse.callback.records import EpochRecords
+from recsys_collapse.config import plain
 from recsys_collapse.cost import flops_per_sample, parameter_counts
 from recsys_collapse.dataset.batches import Batches, shuffled
 from recsys_collapse.dataset.store import Store, prepare
@@ -24,13 +26,14 @@ from recsys_collapse.logger.wandb import make_loggers
 from recsys_collapse.module import CTRModule
 from recsys_collapse.runs.durable import write_json, write_parquet, write_text
 from recsys_collapse.runs.environment import code_version, environment
-from recsys_collapse.runs.identity import embed_name
+from recsys_collapse.runs.identity import embed_name, identity
 from recsys_collapse.runs.records import SCHEMA, clear
 from recsys_collapse.score import Score, score
 from recsys_collapse.seeding import derive
 from recsys_collapse.spectrum import field_spectra
 
-log = logging.getLogger(__name__)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
+warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*", module="pytorch_lightning")
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def train(job: Job) -> dict[str, Any]:
         name=job.name,
         group=config.sweep,
         tags=[config.model.name, embed_name(config), f"{config.scale}x", config.dataset.name, *config.logger.tags],
-        resolved=OmegaConf.to_container(config, resolve=True, enum_to_str=True),
+        resolved=plain(config),
     )
     exit_code = 1
     try:
@@ -87,7 +90,7 @@ def build_module(config: DictConfig, store: Store) -> CTRModule:
 def make_trainer(
     config: DictConfig, run_dir: Path, always: list[lightning.Callback], loggers: list[Any]
 ) -> lightning.Trainer:
-    """The Lightning trainer of one run. Records, early stopping and the best checkpoint do not depend on `callback=`."""
+    """The Lightning trainer of one run. Records, stopping and checkpoints do not depend on `callback=`."""
     measuring = [build(node, f"callback.{name}") for name, node in config.callback.items()]
     show_bar = sys.stderr.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
     return lightning.Trainer(
@@ -146,6 +149,7 @@ def conclude(
         "schema": SCHEMA,
         "run_id": job.run_id,
         "run_name": job.name,
+        "identity": identity(config, store.fingerprint),
         "sweep": config.sweep,
         "model": config.model.name,
         "embed": embed_name(config),
@@ -174,7 +178,7 @@ def conclude(
 
 
 def information_abundance(module: CTRModule) -> dict[str, dict[str, Any]]:
-    """Per field: `whole` (all sets side by side), `per_set`, and their values for random matrices of the same shapes."""
+    """Per field: `whole` (all sets side by side), `per_set`, and the values of random matrices of the same shapes."""
     embedding = module.backbone.embedding
     found: dict[str, dict[str, Any]] = {name: {"whole": None, "per_set": []} for name in module.fields}
     for spectrum in field_spectra(embedding.weight, embedding.field_slices, embedding.num_sets):

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 
+from recsys_collapse.module import CTRModule
 from recsys_collapse.runs.durable import write_text
 
+METRICS = {"train_loss": "train/loss", "val_auc": "val/auc", "val_logloss": "val/logloss", "ia_relative": "ia/relative"}
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ class EpochRecords(lightning.Callback):
         return sum(r["rows"] for r in self.records) / sum(r["train_seconds"] for r in self.records)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._append(trainer, epoch=-1, rows=0, seconds=0.0)
+        self._append(trainer, {}, epoch=-1, rows=0, seconds=0.0)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -46,18 +49,20 @@ class EpochRecords(lightning.Callback):
         self._seconds = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._append(trainer, trainer.current_epoch, self.num_rows, self._seconds)
-        values = {name: self.records[-1][name] for name in ("train_loss", "val_auc", "val_logloss", "ia_relative")}
+        assert isinstance(pl_module, CTRModule)
+        self._append(trainer, pl_module.epoch_metrics, trainer.current_epoch, self.num_rows, self._seconds)
+        values = {name: self.records[-1][name] for name in METRICS}
         shown = "  ".join(f"{name} {value:.5f}" for name, value in values.items() if value is not None)
         log.info(f"epoch {trainer.current_epoch:3d}  {shown}  {self._seconds:.1f} s")
 
-    def _append(self, trainer: lightning.Trainer, epoch: int, rows: int, seconds: float) -> None:
-        metrics = trainer.callback_metrics
-        named = {"train_loss": "train/loss", "val_auc": "val/auc", "val_logloss": "val/logloss", "ia_relative": "ia/relative"}
+    def _append(
+        self, trainer: lightning.Trainer, metrics: dict[str, float], epoch: int, rows: int, seconds: float
+    ) -> None:
+        values = {name: metrics.get(key) for name, key in METRICS.items()}
         record = {
             "epoch": epoch,
             "step": trainer.global_step,
-            **{name: metrics[key].item() if key in metrics else None for name, key in named.items()},
+            **{name: value if value is not None and math.isfinite(value) else None for name, value in values.items()},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "rows": rows,
             "train_seconds": seconds,

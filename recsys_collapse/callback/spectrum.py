@@ -43,6 +43,8 @@ class Spectrum(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         found = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
+        assert isinstance(pl_module, CTRModule)
+        pl_module.epoch_metrics["ia/relative"] = mean_relative(found)
         pl_module.log("ia/relative", mean_relative(found), prog_bar=True)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -69,7 +71,15 @@ class Spectrum(lightning.Callback):
             for index, value in enumerate(s.sigma.tolist())
         ]
         collapse = [
-            (epoch, fields[s.field], s.embedding_set, s.cardinality, "information_abundance", s.information_abundance, s.random)
+            (
+                epoch,
+                fields[s.field],
+                s.embedding_set,
+                s.cardinality,
+                "information_abundance",
+                s.information_abundance,
+                s.random,
+            )
             for s in found
         ]
         self.spectra = self.spectra.vstack(pl.DataFrame(spectra, schema=SPECTRA, orient="row").fill_nan(None))

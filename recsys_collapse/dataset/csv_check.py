@@ -33,10 +33,14 @@ def _check_one_by_one(path: Path, delimiter: str, columns: int) -> int:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for values in reader:
                 if len(values) != columns and not (not values and columns == 1):
-                    raise ValueError(f"{path}:{reader.line_num}: {len(values)} values, expected {columns} as in the header")
+                    raise ValueError(
+                        f"{path}:{reader.line_num}: {len(values)} values, expected {columns} as in the header"
+                    )
                 records += 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}; quote values as in CSV, or set dataset.delimiter") from error
+        raise ValueError(
+            f"{path}:{reader.line_num}: {error}; quote values as in CSV, or set dataset.delimiter"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8 text: {error.reason}") from error
     return records - 1

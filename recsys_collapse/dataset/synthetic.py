@@ -57,9 +57,11 @@ class Synthetic(Source):
         rng = np.random.default_rng(derive(self.data_seed, "synthetic"))
         cardinalities = np.geomspace(self.min_cardinality, self.max_cardinality, self.num_fields).round().astype(int)
         values_nN = np.stack([self._zipf_values(rng, size) for size in cardinalities], axis=1)
-        linear_n = sum(rng.standard_normal(size)[values_nN[:, i]] for i, size in enumerate(cardinalities))
+        linear = [rng.standard_normal(size)[values_nN[:, i]] for i, size in enumerate(cardinalities)]
         patterns = [self._pattern(rng, values_nN, cardinalities) for _ in range(self.num_patterns)]
-        score_n = np.sqrt(0.4) * _standardised(linear_n) + np.sqrt(0.6) * _standardised(sum(patterns))
+        score_n = np.sqrt(0.4) * _standardised(np.sum(linear, axis=0)) + np.sqrt(0.6) * _standardised(
+            np.sum(patterns, axis=0)
+        )
         logit_n = self.signal * _standardised(score_n)
         probability_n = 1 / (1 + np.exp(-(logit_n + _bias(logit_n, self.base_rate))))
         labels_n = (rng.random(self.rows) < probability_n).astype(np.uint8)
@@ -78,7 +80,7 @@ class Synthetic(Source):
             rng.choice([-1, 1]) * rng.uniform(0.5, 1.5) * (latents_nr[i] * latents_nr[j]).sum(axis=1)
             for i, j in combinations(chosen, 2)
         ]
-        return _standardised(sum(pairs))
+        return _standardised(np.sum(pairs, axis=0))
 
     def _latents(self, rng: np.random.Generator, cardinality: int) -> np.ndarray:
         centroids = rng.standard_normal((NUM_CENTROIDS, self.rank))
@@ -92,7 +94,7 @@ def _standardised(values_n: np.ndarray) -> np.ndarray:
 
 
 def _bias(logit_n: np.ndarray, base_rate: float) -> float:
-    """b with mean sigmoid(logit + b) = base rate, by bisection."""
+    """B with mean sigmoid(logit + b) = base rate, by bisection."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -12,7 +12,6 @@ import polars as pl
 from recsys_collapse.dataset.csv_check import check_records
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
 
-
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 
@@ -51,7 +50,9 @@ class Table(Source):
             )
         for key, path in named.items():
             if not Path(path).is_file():
-                raise ValueError(f"{key}={path}: no such file (looked in {Path.cwd()}); expected a CSV, TSV or Parquet file")
+                raise ValueError(
+                    f"{key}={path}: no such file (looked in {Path.cwd()}); expected a CSV, TSV or Parquet file"
+                )
             if Path(path).stat().st_size == 0:
                 raise ValueError(f"{key}={path}: the file is empty; expected a header and rows")
         return [Path(path) for path in named.values()]

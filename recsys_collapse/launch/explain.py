@@ -73,7 +73,7 @@ def _wrong_value(override: Override, base: DictConfig, loader: Any) -> str | Non
 def _exists(config: DictConfig, key: str) -> bool:
     node: Any = config
     for word in key.split("."):
-        if not isinstance(node, DictConfig) or word not in node._content:  # type: ignore[operator,union-attr]
+        if not isinstance(node, DictConfig) or word not in node._content:  # type: ignore[operator]
             return False
         node = node._get_node(word)
     return True

@@ -48,7 +48,7 @@ class DCNv2(Backbone):
     @property
     def cross(self) -> CrossNet:
         """The cross layers inside the interaction."""
-        return self.interaction[1]  # type: ignore[index,return-value]
+        return self.interaction[1]  # type: ignore[index]
 
     def pair_projections(self) -> Tensor:
         """W_{i->j}, (L, M, N, N, K, K). In W x over concatenated fields, block [j, i] projects field i towards j."""

@@ -1,6 +1,7 @@
 """The figure after a sweep: AUC against scale, and the normalised singular spectra (paper, Figures 1a and 1b)."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def draw(results: Sequence[dict[str, Any]], output_dir: Path, stem: Path) -> lis
 
     models = sorted({(result["dataset"], result["model"]) for result in results})
     figure = Figure(figsize=(9.5, 3.3 * len(models)), layout="constrained")
-    for row, (axes, (dataset, model)) in enumerate(zip(figure.subplots(len(models), 2, squeeze=False), models, strict=True)):
+    for row, (axes, (dataset, model)) in enumerate(
+        zip(figure.subplots(len(models), 2, squeeze=False), models, strict=True)
+    ):
         own = [r for r in results if (r["dataset"], r["model"]) == (dataset, model)]
         _auc_against_scale(axes[0], own, f"{model} on {dataset}")
         _spectra(axes[1], own, output_dir, legend=row == 0)
@@ -31,18 +34,20 @@ def draw(results: Sequence[dict[str, Any]], output_dir: Path, stem: Path) -> lis
 
 
 def _auc_against_scale(axes: Any, results: Sequence[dict[str, Any]], title: str) -> None:
-    grouped = cells(results)
-    embeds = sorted({embed for _, _, _, embed in grouped}, key=lambda embed: (embed != "se", embed))
-    for embed, colour, marker in zip(embeds, COLOURS, MARKERS, strict=False):
-        points = []
-        for (_, _, scale, name), runs in grouped.items():
-            aucs = [run["test_auc"] for run in runs if run["test_auc"] is not None]
-            if (name == embed or (scale == 1 and name == "se")) and aucs:
-                points.append((scale, np.mean(aucs), np.std(aucs, ddof=1) if len(aucs) > 1 else 0.0))
-        if points:
-            scale, mean, sd = zip(*sorted(points), strict=True)
-            axes.errorbar(scale, mean, sd, color=colour, marker=marker, capsize=3, label=embed.upper())
-    scales = sorted({scale for _, _, scale, _ in grouped})
+    """One line per embed (and other varying key); the base model at 1x is the start of each."""
+    grouped = {
+        cell: [r["test_auc"] for r in runs if r["test_auc"] is not None] for cell, runs in cells(results).items()
+    }
+    lines = sorted({(cell.embed, cell.other) for cell in grouped}, key=lambda line: (line[0] != "se", line))
+    for (embed, other), colour, marker in zip(lines, cycle(COLOURS), cycle(MARKERS)):
+        own = [c for c in grouped if c.other == other and (c.embed == embed or c.label == "base") and grouped[c]]
+        if not own:
+            continue
+        mean = [np.mean(grouped[cell]) for cell in own]
+        sd = [np.std(grouped[cell], ddof=1) if len(grouped[cell]) > 1 else 0.0 for cell in own]
+        label = " ".join([embed.upper(), *(value for _, value in other)])
+        axes.errorbar([cell.scale for cell in own], mean, sd, color=colour, marker=marker, capsize=3, label=label)
+    scales = sorted({cell.scale for cell in grouped})
     axes.set(xscale="log", xticks=scales, xticklabels=[f"{s}x" for s in scales], title=title)
     axes.set(xlabel="scale (embedding size / base size)", ylabel="test AUC (mean ± sd over seeds)")
     axes.minorticks_off()
@@ -51,28 +56,27 @@ def _auc_against_scale(axes: Any, results: Sequence[dict[str, Any]], title: str)
 
 
 def _spectra(axes: Any, results: Sequence[dict[str, Any]], output_dir: Path, legend: bool) -> None:
-    """sigma_k / sigma_1 of every cell's first seed: the median over fields with more rows than columns.
+    """sigma_k / sigma_1 of every cell's first seed: the median over fields with at least as many rows as columns.
 
     The x axis is k over the number of columns, so that a 1x and a 10x table can be laid over each other.
     """
-    runs = [cell[0] for cell in cells(results).values()]
-    for run in runs:
-        spectrum = _median_spectrum(run, output_dir / "runs" / run["run_name"] / "spectra.parquet")
+    grouped = cells(results)
+    scales = sorted({cell.scale for cell in grouped})
+    for cell, runs in grouped.items():
+        spectrum = _median_spectrum(runs[0], output_dir / "runs" / runs[0]["run_name"] / "spectra.parquet")
         if spectrum is None:
             continue
-        scales = sorted({r["scale"] for r in runs})
-        shade = 0.35 + 0.65 * (scales.index(run["scale"]) + 1) / len(scales)
-        base = run["scale"] == 1 and run["embed"] == "se"
-        colour = "black" if base else COLOURS[0 if run["embed"] == "se" else 1]
+        base = cell.label == "base"
         axes.plot(
             (np.arange(len(spectrum)) + 1) / len(spectrum),
             spectrum,
-            color=colour,
-            alpha=1 if base else shade,
-            linestyle=":" if base else ("-" if run["embed"] == "se" else "--"),
-            label="base" if base else f"{run['embed'].upper()} {run['scale']}x",
+            color="black" if base else COLOURS[cell.embed != "se"],
+            alpha=1 if base else 0.35 + 0.65 * (scales.index(cell.scale) + 1) / len(scales),
+            linestyle=":" if base else ("-" if cell.embed == "se" else "--"),
+            label=" ".join([cell.label, *([] if base else [f"{cell.scale}x"]), *(value for _, value in cell.other)]),
         )
-    axes.set(yscale="log", ylim=(1e-3, 1.3), title="singular spectra, whole table of a field")
+    lowest = min((line.get_ydata().min() for line in axes.lines), default=0.1)
+    axes.set(yscale="log", ylim=(max(lowest / 1.5, 1e-6), 1.3), title="singular spectra, whole table of a field")
     axes.set(xlabel="k / number of columns", ylabel="$\\sigma_k / \\sigma_1$, median over fields")
     axes.grid(alpha=0.3)
     if legend and axes.lines:

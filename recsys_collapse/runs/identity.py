@@ -6,25 +6,23 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from recsys_collapse.config import Config
+from recsys_collapse.config import Config, plain
 
 NUMERICS_VERSION = 1  # raise when the same config and data give other numbers than before
 
 
 def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
-    """The part of a resolved config that can change a number, as JSON values."""
-    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain, Config)}
+    """The part of a resolved config that can change a number, as JSON values in one spelling."""
+    found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
     found["callback"] = {k: v for k, v in found["callback"].items() if not v.get("measures_only")}
-    return found
+    return _canonical(found)
 
 
 def run_id(config: DictConfig, data_fingerprint: str) -> str:
     """16 hex digits; the spelling and order of values do not matter."""
-    canonical = json.dumps(_canonical(identity(config, data_fingerprint)), sort_keys=True, allow_nan=False)
+    canonical = json.dumps(identity(config, data_fingerprint), sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -35,19 +33,26 @@ def embed_name(config: DictConfig) -> str:
 
 def run_name(config: DictConfig, run_id: str) -> str:
     """`<model>-<embed>-<scale>x-<dataset>-s<seed>-<hash8>`."""
-    names = (config.model.name, embed_name(config), f"{config.scale}x", config.dataset.name, f"s{config.seed}", run_id[:8])
+    names = (
+        config.model.name,
+        embed_name(config),
+        f"{config.scale}x",
+        config.dataset.name,
+        f"s{config.seed}",
+        run_id[:8],
+    )
     return "-".join(names)
 
 
-def _marked(plain: dict[str, Any], schema: type) -> dict[str, Any]:
+def _marked(values: dict[str, Any], schema: type) -> dict[str, Any]:
     """Fields marked `identity`, also inside sections that are dataclasses themselves."""
     found = {}
     for field in fields(schema):
         section = field.default_factory if is_dataclass(field.default_factory) else None
         if field.metadata["identity"]:
-            found[field.name] = plain[field.name]
+            found[field.name] = values[field.name]
         elif isinstance(section, type):
-            found[field.name] = _marked(plain[field.name], section)
+            found[field.name] = _marked(values[field.name], section)
     return found
 
 

@@ -12,7 +12,26 @@ from typing import Any
 from recsys_collapse.runs.durable import write_json
 
 SCHEMA = 1
-REQUIRED = ("schema", "run_id", "run_name", "model", "embed", "scale", "seed", "val_auc", "information_abundance")
+REQUIRED = (
+    "schema",
+    "run_id",
+    "run_name",
+    "identity",
+    "dataset",
+    "model",
+    "embed",
+    "scale",
+    "num_sets",
+    "embed_size",
+    "seed",
+    "val_auc",
+    "test_auc",
+    "test_logloss",
+    "best_epoch",
+    "parameters",
+    "information_abundance",
+    "wall_seconds",
+)
 FILES = (
     "config.yaml",
     "epochs.jsonl",

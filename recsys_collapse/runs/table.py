@@ -7,9 +7,9 @@ import csv
 import fcntl
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -20,9 +20,14 @@ from recsys_collapse.runs.records import read_result
 
 SCALARS = (
     "run_id", "run_name", "sweep", "model", "embed", "scale", "num_sets", "embed_size", "dataset", "data_fingerprint",
-    "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc", "val_logloss",
-    "test_logloss", "best_epoch", "num_epochs", "flops_per_sample", "wall_seconds", "samples_per_second", "code_version",
+    "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc",
+    "val_logloss", "test_logloss", "best_epoch", "num_epochs", "flops_per_sample", "wall_seconds", "samples_per_second",
+    "code_version",
 )  # fmt: skip
+CAPTION = (
+    "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
+    "matrices of the same shape, whole: all sets side by side (D x MK), per set: each set on its own (D x K)"
+)
 
 
 def scan(output_dir: Path) -> list[dict[str, Any]]:
@@ -51,7 +56,7 @@ def rebuild(output_dir: Path) -> None:
 
 
 def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
-    """Mean over fields of IA / random IA: `ia_relative` of the whole (D x MK), `ia_relative_per_set` of sets (D x K)."""
+    """Mean over fields of IA / random IA: `ia_relative` of the whole (D x MK), `ia_relative_per_set` (D x K)."""
     fields = result["information_abundance"].values()
     whole = [f["whole"] / f["random"] for f in fields if f["whole"] is not None]
     per_set = [ia / f["random_per_set"] for f in fields for ia in f["per_set"] if ia is not None]
@@ -61,39 +66,101 @@ def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def cells(results: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int, str], list[dict[str, Any]]]:
-    """Results by (dataset, model, scale, embed), the seeds of a cell together, in the order of the table."""
-    found: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+class Cell(NamedTuple):
+    """What one row of the table stands for: runs that differ in their seed only."""
+
+    dataset: str
+    model: str
+    scale: int
+    embed: str
+    other: tuple[tuple[str, str], ...]
+    """Config keys, beyond model, embed and seed, in which runs of the same model, scale and embed differ here."""
+
+    @property
+    def label(self) -> str:
+        """SE and ME as the paper writes them; the model at scale 1 is "base" for both."""
+        return "base" if self.scale == 1 and self.embed == "se" else self.embed.upper()
+
+
+def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
+    """Results by cell, the seeds of a cell together, in the order of the table."""
+    varying = _varying(results)
+    found: dict[Cell, list[dict[str, Any]]] = {}
     for result in results:
-        found.setdefault((result["dataset"], result["model"], result["scale"], result["embed"]), []).append(result)
-    return dict(sorted(found.items(), key=lambda item: (*item[0][:3], item[0][3] != "se", item[0][3])))
+        flat = flatten(result["identity"])
+        other = tuple((key, str(flat.get(key, "–"))) for key in varying)
+        cell = Cell(result["dataset"], result["model"], result["scale"], result["embed"], other)
+        found.setdefault(cell, []).append(result)
+    return dict(sorted(found.items(), key=lambda item: (item[0][:3], item[0].embed != "se", item[0][3:])))
+
+
+def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        group = (result["dataset"], result["model"], result["scale"], result["embed"])
+        groups.setdefault(group, []).append(flatten(result["identity"]))
+    keys = {
+        key
+        for flats in groups.values()
+        for flat in flats
+        for key in flat
+        if any(f.get(key) != flat[key] for f in flats)
+    }
+    keys -= {"seed"}
+    return sorted(keys - {"data"} or keys)  # the data's fingerprint says nothing where another key tells the cause
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     """The comparison of single- and multi-embedding at each scale; mean and sd over n seeds."""
-    many = len({result["dataset"] for result in results}) > 1
-    table = Table(title=title, caption="IA/random: mean over fields of information abundance relative to random matrices "
-                  "of the same shape,\nwhole: all sets side by side, per set: each set on its own")  # fmt: skip
-    names = ("model", "scale", "embed", "n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole",
-             "IA/random\nper set", "embedding\nparameters", "dense\nparameters", "best\nepoch", "seconds")  # fmt: skip
-    for name in (("dataset", *names) if many else names):
-        table.add_column(name, justify="left" if name in ("dataset", "model", "embed") else "right", no_wrap=True)
+    grouped = cells(results)
+    many = len({cell.dataset for cell in grouped}) > 1
+    other = [key.rpartition(".")[2] for key, _ in next(iter(grouped)).other]
+    table = Table(title=title, caption=CAPTION)
+    texts = [*(["dataset"] if many else []), "model", "scale", "embed", *other]
+    numbers = ("n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole", "IA/random\nper set",
+               "embedding\nparameters", "dense\nparameters", "best\nepoch", "seconds")  # fmt: skip
+    for name in texts:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     previous = None
-    for (dataset, model, scale, embed), runs in cells(results).items():
-        if previous not in (None, (dataset, model)):
+    for cell, runs in grouped.items():
+        if previous not in (None, cell[:2]):
             table.add_section()
-        previous = (dataset, model)
-        relative = [relative_abundance(run) for run in runs]
-        row = [
-            model, f"{scale}x", "base" if scale == 1 and embed == "se" else embed.upper(), str(len(runs)),
-            spread([run["test_auc"] for run in runs], 5), spread([run["test_logloss"] for run in runs], 5),
-            spread([run["val_auc"] for run in runs], 5),
-            spread([r["ia_relative"] for r in relative], 3), spread([r["ia_relative_per_set"] for r in relative], 3),
-            f"{runs[0]['parameters']['embedding']:,}", f"{runs[0]['parameters']['dense']:,}",
-            ",".join(str(run["best_epoch"]) for run in runs), spread([run["wall_seconds"] for run in runs], 1),
-        ]  # fmt: skip
-        table.add_row(*([dataset, *row] if many else row))
+        previous = cell[:2]
+        names = [
+            *([cell.dataset] if many else []),
+            cell.model,
+            f"{cell.scale}x",
+            cell.label,
+            *(v for _, v in cell.other),
+        ]
+        table.add_row(*names, *_numbers(runs))
     return table
+
+
+def _numbers(runs: Sequence[dict[str, Any]]) -> list[str]:
+    relative = [relative_abundance(run) for run in runs]
+    return [
+        str(len(runs)),
+        spread([run["test_auc"] for run in runs], 5),
+        spread([run["test_logloss"] for run in runs], 5),
+        spread([run["val_auc"] for run in runs], 5),
+        spread([r["ia_relative"] for r in relative], 3),
+        spread([r["ia_relative_per_set"] for r in relative], 3),
+        f"{runs[0]['parameters']['embedding']:,}",
+        f"{runs[0]['parameters']['dense']:,}",
+        ",".join(str(run["best_epoch"]) for run in runs),
+        spread([run["wall_seconds"] for run in runs], 1),
+    ]
 
 
 def spread(values: Sequence[float | None], digits: int) -> str:
