@@ -4,6 +4,7 @@ Every field is marked: `identity` fields can change a number and are hashed into
 cannot. Options of a `_target_` (dataset, optimizer, backbone, callback): `build.py` checks them against its signature.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -158,6 +159,11 @@ def validate(config: Any) -> None:
     for key, least in lowest.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key}={value}: expected an integer of {least} or more")
+    for key in ("output_dir", "store_dir"):
+        path = Path(OmegaConf.select(config, key))
+        nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ValueError(f"{key}={path}: {nearest} is not a folder one can write to; choose another {key}")
     for key in ("model.name", "embed.name", "dataset.name", "group"):
         value = OmegaConf.select(config, key)
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(value)):

@@ -57,9 +57,9 @@ def main() -> int:
     sys.argv.append(f"sweep='{plan.sweep}'")
     try:
         run_jobs()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code in (0, None):
-            raise
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit(1)
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            return conclude(plan) or 1  # Hydra has printed what went wrong
         print("\nStopped. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
         return 130
     return conclude(plan)

@@ -28,8 +28,7 @@ log_once = cache(log.info)
 
 CHOICES = ("auto", "online", "offline", "disabled")
 REACH_SECONDS = 4.0  # a server that does not answer by then is taken as unreachable
-INIT_SECONDS = 20.0
-LOG_SECONDS = 10.0
+INIT_SECONDS, LOG_SECONDS = 20.0, 10.0
 FINISH_SECONDS = 30.0  # for what is still to be uploaded
 SUMMARY = ["val_auc", "test_auc", "val_logloss", "test_logloss", "best_epoch", "num_epochs", "parameters"]
 SUMMARY += ["flops_per_sample", "samples_per_second", "wall_seconds"]
@@ -178,17 +177,18 @@ class WandbMirror(WandbLogger):
 
 def plot_spectra(spectra: pl.DataFrame) -> Any:
     """One epoch's spectra (all sets side by side) as PIL image: sigma_k / sigma_1 against k / K, a line per field."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from PIL import Image
 
     whole = spectra.filter(pl.col("embedding_set").is_null()).drop_nulls("singular_value").sort("index")
     figure, png = Figure(figsize=(8, 5), layout="constrained"), io.BytesIO()
     axes = figure.add_subplot(xlabel="k / K", ylabel="sigma_k / sigma_1", yscale="log")
-    for name in sorted(whole["field"].unique()):
+    for i, name in enumerate(names := spectra["field"].unique(maintain_order=True)):
         field = whole.filter(pl.col("field") == name)
         sigma_K, k_K = field["singular_value"].to_numpy(), (field["index"].to_numpy() + 1) / len(field)
-        if sigma_K[0] > 0:  # else the table is all zero
-            axes.plot(k_K, sigma_K / sigma_K[0], marker=".", label=name)
+        if len(field) and sigma_K[0] > 0:  # else there is no value, or the table is all zero
+            axes.plot(k_K, sigma_K / sigma_K[0], marker=".", label=name, color=colormaps["turbo"](i / len(names)))
     if axes.lines:
         figure.legend(loc="outside right upper", fontsize="x-small", ncols=1 + len(axes.lines) // 25)
     figure.savefig(png, format="png", dpi=150)

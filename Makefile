@@ -1,0 +1,43 @@
+# `make help` lists the targets. Everything runs in .venv of this clone; each target sets up what it needs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+.PHONY: help install demo test test-slow test-gpu lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv with the package and its development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")') -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## SE against ME at 1x to 10x on built-in synthetic data (under 3 minutes on 2 cores)
+	$(BIN)/python -m recsys_collapse.run -m experiment=demo
+
+test: $(STAMP)  ## the test suite (a few minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP)  ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)  ## tests that need CUDA
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)  ## format, lint and type checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed, interleaved against a plain loop (about 15 minutes)
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.framework
+
+clean:  ## remove what the targets made, but neither outputs/ nor .venv
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

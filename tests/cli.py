@@ -1,0 +1,43 @@
+"""Running the command line in a subprocess, as a user does, on a small table."""
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "trainer.max_epochs=2",
+    "trainer.batch_size=32",
+    "trainer.progress_bar=false",
+    "model.backbone.hidden_sizes=[16,16]",
+    "logger=local",
+]
+SMALL_SYNTHETIC = ["dataset.rows=600", "dataset.num_fields=4", "dataset.max_cardinality=40"]
+
+
+def run(*arguments: str, cwd: Path, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m recsys_collapse.run <arguments>` in `cwd`."""
+    return subprocess.run(
+        [sys.executable, "-m", "recsys_collapse.run", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def write_clicks(path: Path, rows: int = 1200, seed: int = 0) -> list[str]:
+    """A CSV with three categorical columns and a label that depends on them; returns the arguments to use it."""
+    rng = random.Random(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "click", "site"])
+        for _ in range(rows):
+            user, item, site = rng.randrange(30), rng.randrange(12), rng.choice(["a", "b", "", "NULL"])
+            likely = 0.9 if user % 3 == 0 or item == 0 else 0.15
+            writer.writerow([f"u{user}", f"i{item}", int(rng.random() < likely), site])
+    return ["dataset=table", f"dataset.path={path}", "dataset.label=click"]
