@@ -25,6 +25,9 @@ def runtime(default: Any = MISSING, **kwargs: Any) -> Any:
     return field(metadata={"identity": False}, **(kwargs or {"default": default}))
 
 
+MODES = ("auto", "online", "offline", "disabled")  # of the W&B mirror
+
+
 class Init(Enum):
     """How embedding tables start."""
 
@@ -159,6 +162,8 @@ def validate(config: Any) -> None:
     for key, least in lowest.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key}={value}: expected an integer of {least} or more")
+    if config.logger.mode not in MODES:
+        raise ValueError(f"logger.mode={config.logger.mode}: expected one of {', '.join(MODES)}")
     for key in ("output_dir", "store_dir"):
         path = Path(OmegaConf.select(config, key))
         nearest = next(p for p in (path, *path.absolute().parents) if p.exists())

@@ -186,6 +186,8 @@ def test_only_the_first_process_mirrors(monkeypatch, tmp_path):
 def test_offline_run_has_everything_and_prints_nothing(tmp_path, caplog, capfd):
     resolved = {"scale": 4, "model": {"name": "deepfm"}, "group": None}
     (mirror,) = start(tmp_path, resolved=resolved)
+    settings = mirror.experiment.settings
+    assert (settings.console, settings.save_code, settings.disable_git, settings.silent) == ("off", False, True, True)
     mirror.log_hyperparams({"lr": 0.5, "api_key": "hunter2"})
     mirror.log_metrics({"val/auc": 0.75}, step=10)
     mirror.log_metrics({"val/auc": 0.76}, step=20)

@@ -14,11 +14,40 @@ from sklearn.metrics import log_loss, roc_auc_score
 from recsys_collapse.dataset.split import split_rows
 from tests.cli import SMALL, run, write_clicks
 
-CONTRACT = (
-    "schema run_id run_name sweep model embed scale num_sets embed_size dataset data_fingerprint seed split_seed optimizer "
-    "regularizer protocol init match val_auc test_auc val_logloss test_logloss best_epoch num_epochs parameters "
-    "flops_per_sample information_abundance wall_seconds samples_per_second code_version environment null_reasons"
-).split()
+CONTRACT = [
+    "schema",
+    "run_id",
+    "run_name",
+    "sweep",
+    "model",
+    "embed",
+    "scale",
+    "num_sets",
+    "embed_size",
+    "dataset",
+    "data_fingerprint",
+    "seed",
+    "split_seed",
+    "optimizer",
+    "regularizer",
+    "protocol",
+    "init",
+    "match",
+    "val_auc",
+    "test_auc",
+    "val_logloss",
+    "test_logloss",
+    "best_epoch",
+    "num_epochs",
+    "parameters",
+    "flops_per_sample",
+    "information_abundance",
+    "wall_seconds",
+    "samples_per_second",
+    "code_version",
+    "environment",
+    "null_reasons",
+]
 
 
 class Sweep(NamedTuple):
@@ -105,7 +134,9 @@ def test_spectra_are_those_of_the_best_weights(sweep: Sweep) -> None:
         start = 0
         for field, ia in result["information_abundance"].items():
             whole = collapse.filter(
-                (pl.col("field") == field) & pl.col("embedding_set").is_null() & (pl.col("epoch") == result["best_epoch"])
+                (pl.col("field") == field)
+                & pl.col("embedding_set").is_null()
+                & (pl.col("epoch") == result["best_epoch"])
             )
             rows = slice(start, start := start + whole["cardinality"].item())
             assert whole["value"].item() == ia["whole"] and whole["random_value"].item() == ia["random"]
@@ -143,7 +174,9 @@ def test_same_numbers_bit_for_bit_elsewhere(sweep: Sweep, tmp_path: Path) -> Non
     (one,) = (tmp_path / "outputs" / "runs").iterdir()
     other = sweep.folder / "outputs" / "runs" / one.name
     for name in ("spectra", "collapse", "valid_scores", "test_scores"):
-        assert pl.read_parquet(one / f"{name}.parquet").equals(pl.read_parquet(other / f"{name}.parquet"), null_equal=True)
+        assert pl.read_parquet(one / f"{name}.parquet").equals(
+            pl.read_parquet(other / f"{name}.parquet"), null_equal=True
+        )
     weights = [torch.load(p / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"] for p in (one, other)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 

@@ -44,7 +44,7 @@ class Source(ABC):
         vocabulary: rows the values are counted on, `train` or `all` (as the official code does).
     """
 
-    name: str
+    name: str = runtime()
     min_count: int = 1
     vocabulary: str = "train"
 

@@ -21,12 +21,12 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from recsys_collapse.config import MODES
 from recsys_collapse.logger import one_line, redact, within
 
 log = logging.getLogger(__name__)
 log_once = cache(log.info)
 
-CHOICES = ("auto", "online", "offline", "disabled")
 REACH_SECONDS = 4.0  # a server that does not answer by then is taken as unreachable
 INIT_SECONDS, LOG_SECONDS = 20.0, 10.0
 FINISH_SECONDS = 30.0  # for what is still to be uploaded
@@ -73,8 +73,8 @@ def choose_mode(configured: str, environ: Mapping[str, str], missing: Callable[[
     """
     key, value = ("WANDB_MODE", environ["WANDB_MODE"]) if environ.get("WANDB_MODE") else ("logger.mode", configured)
     mode = "offline" if value == "dryrun" else value  # what wandb called it once
-    if mode not in CHOICES:
-        raise ValueError(f"{key}={value}: expected one of {', '.join(CHOICES)}")
+    if mode not in MODES:
+        raise ValueError(f"{key}={value}: expected one of {', '.join(MODES)}")
     if mode in ("offline", "disabled"):
         return mode, f"{key}={value}"
     if "PYTEST_CURRENT_TEST" in environ:
