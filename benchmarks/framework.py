@@ -1,7 +1,7 @@
 """What the framework costs inside an epoch: `.venv/bin/python -m benchmarks.framework`.
 
 dcnv2 1x at Criteo's shape (39 fields, a table of 1.08 million rows, batch 2048), shuffled rows of a million. Ours: the
-trainer of `recsys_collapse.run` with its records, early stopping and spectrum callback, from the first batch of the epoch
+trainer of `recsys_collapse.run` with its records, early stopping and spectra, from the first batch of the epoch
 to the last. Bare: a for-loop over the same batches with the same backbone and optimizer. Target: at least 85% of its
 samples per second.
 """
