@@ -5,6 +5,7 @@ Finished runs are skipped; running the same command again does what is missing.
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def run_jobs(config: DictConfig) -> float | None:
 
 def main() -> int:
     """Run the command line; 0 if every job is finished, 1 if one failed, 2 if the command is wrong."""
+    # Before torch is loaded: threads that wait by spinning make training several times slower as soon as anything else
+    # runs on the machine, such as a second job of the sweep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         plan = make_plan(sys.argv[1:])
         if plan is not None:

@@ -101,9 +101,9 @@ def test_values_of_a_field_tell_something_about_the_label() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("rows", 0),
-        ("num_fields", 0),
-        ("min_cardinality", 0),
+        ("rows", 9),
+        ("num_fields", 1),
+        ("min_cardinality", 1),  # a constant
         ("max_cardinality", 3),  # below the smallest, 4
         ("zipf", -0.5),
         ("num_patterns", 0),
