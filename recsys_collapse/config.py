@@ -26,6 +26,11 @@ def runtime(default: Any = MISSING, **kwargs: Any) -> Any:
 
 
 MODES = ("auto", "online", "offline", "disabled")  # of the W&B mirror
+WORDS = {
+    "logger.mode": MODES,
+    "trainer.accelerator": ("auto", "cpu", "cuda", "gpu"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+}
 
 
 class Init(Enum):
@@ -162,8 +167,11 @@ def validate(config: Any) -> None:
     for key, least in lowest.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key}={value}: expected an integer of {least} or more")
-    if config.logger.mode not in MODES:
-        raise ValueError(f"logger.mode={config.logger.mode}: expected one of {', '.join(MODES)}")
+    for key, words in WORDS.items():
+        if (value := OmegaConf.select(config, key)) not in words:
+            raise ValueError(f"{key}={value}: expected one of {', '.join(words)}")
+    if config.trainer.threads is not None and config.trainer.threads < 1:
+        raise ValueError(f"trainer.threads={config.trainer.threads}: expected 1 or more, or null")
     for key in ("output_dir", "store_dir"):
         path = Path(OmegaConf.select(config, key))
         nearest = next(p for p in (path, *path.absolute().parents) if p.exists())

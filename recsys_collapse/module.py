@@ -20,11 +20,11 @@ STEPS_BETWEEN_CHECKS = 64  # of the loss, on an accelerator: reading it there ma
 
 
 class DivergedError(ValueError):
-    """The training loss is not a finite number."""
+    """The loss is not a finite number."""
 
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
-            f"the training loss is not finite at step {step} with learning rate {lr:g}: expected a finite loss; "
+            f"the loss is not finite at step {step} with learning rate {lr:g}: expected a finite loss; "
             "lower optimizer.lr or look for extreme values in the initialisation"
         )
         self.step, self.lr = step, lr
@@ -46,7 +46,7 @@ class CTRModule(lightning.LightningModule):
         self.valid_score = SplitScore()
         self.epoch_metrics: dict[str, float] = {}
         """What the last finished epoch measured, in float64 (Lightning rounds what it logs to float32)."""
-        self._loss_sum = 0.0
+        self._loss_sum, self._rows = 0.0, 0
         self._unread_losses: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -57,9 +57,10 @@ class CTRModule(lightning.LightningModule):
         if batch_idx == 0:
             # Not in on_train_epoch_start: there, whatever fetched the first batch has moved the generator.
             torch.manual_seed(derive(self.seed, "epoch", self.current_epoch))
-            self._loss_sum = 0.0
+            self._loss_sum, self._rows = 0.0, 0
         loss = binary_cross_entropy_with_logits(self.backbone(x_BN), y_B.to(torch.float32))
-        self._unread_losses.append(loss.detach())
+        self._unread_losses.append(loss.detach() * len(y_B))
+        self._rows += len(y_B)
         if self.device.type == "cpu" or len(self._unread_losses) == STEPS_BETWEEN_CHECKS:
             self._read_losses()
         return loss
@@ -71,8 +72,11 @@ class CTRModule(lightning.LightningModule):
         self._unread_losses.clear()
         for step, loss in enumerate(losses, start=first_step):
             if not math.isfinite(loss):
-                raise DivergedError(step, self.trainer.optimizers[0].param_groups[0]["lr"])
+                raise DivergedError(step, self._lr())
             self._loss_sum += loss
+
+    def _lr(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
         if self._unread_losses:  # before a best checkpoint could be taken from them
@@ -86,7 +90,9 @@ class CTRModule(lightning.LightningModule):
         found = self.valid_score.compute()
         self.valid_score.reset()
         assert found.auc is not None  # a store has both classes among its validation rows
-        loss = self._loss_sum / self.trainer.num_training_batches
+        if not math.isfinite(found.logloss):  # the epoch's last step can break weights after a finite loss
+            raise DivergedError(self.global_step, self._lr())
+        loss = self._loss_sum / self._rows
         self.epoch_metrics = {"train/loss": loss, "val/auc": found.auc, "val/logloss": found.logloss}
         for name, value in self.epoch_metrics.items():
             self.log(name, value, prog_bar=name == "val/auc")

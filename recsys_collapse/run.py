@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.plan import Job, Plan, make_plan, plan_job
-from recsys_collapse.runs.records import read_failure, read_result, write_failure
+from recsys_collapse.runs.records import exclusive, read_failure, read_result, write_failure
 
 log = logging.getLogger(__name__)
 register()
@@ -23,19 +23,24 @@ register()
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
 def run_jobs(config: DictConfig) -> float | None:
     """One job: its validation AUC, or None if it failed. A failure is recorded and does not end the sweep."""
-    job = plan_job(config)
-    if result := read_result(job.run_dir, job.run_id):
-        log.info(f"{job.name}: finished before, skipped")
-        return result["val_auc"]
-    log.info(f"{job.name}: starts")
     try:
-        from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
-
-        result = train(job)
-    except Exception as error:  # any reason a job can fail for: the other jobs of the sweep are none of its business
-        write_failure(job.run_dir, error)
-        log.error(f"{job.name}: failed: {error}")
+        job = plan_job(config)
+    except ValueError as error:  # the plan was sound: a file changed since
+        log.error(f"cannot start: {error}")
         return None
+    with exclusive(job.run_dir):
+        if result := read_result(job.run_dir, job.run_id):
+            log.info(f"{job.name}: finished before, skipped")
+            return result["val_auc"]
+        log.info(f"{job.name}: starts")
+        try:
+            from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
+
+            result = train(job)
+        except Exception as error:  # any reason a job can fail for: the sweep's other jobs are none of its business
+            write_failure(job.run_dir, error)
+            log.error(f"{job.name}: failed: {error}")
+            return None
     test_auc = "none" if result["test_auc"] is None else f"{result['test_auc']:.5f}"
     log.info(f"{job.name}: finished, test AUC {test_auc}, {result['wall_seconds']:.1f} s")
     return result["val_auc"]
@@ -58,7 +63,7 @@ def main() -> int:
     if plan is None:
         run_jobs()
         return 0
-    sys.argv.append(f"sweep='{plan.sweep}'")
+    add_override(sys.argv, f"sweep='{plan.sweep}'")
     try:
         run_jobs()
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit(1)
@@ -69,24 +74,42 @@ def main() -> int:
     return conclude(plan)
 
 
+def add_override(argv: list[str], override: str) -> None:
+    """Put an override beside the others: argparse does not take a second block of them behind an option."""
+    last = max(
+        (i for i, word in enumerate(argv) if i and "=" in word and not word.startswith("-")), default=len(argv) - 1
+    )
+    argv.insert(last + 1, override)
+
+
 def check_targets(jobs: list[Job]) -> None:
     """Check the options of everything that will be built, before the first job starts.
 
     Raises:
         ValueError: names the config key.
     """
-    from recsys_collapse.build import check
+    from recsys_collapse.build import build, check
 
     for job in jobs:
-        check(job.config.model.backbone, "model.backbone", "cardinalities", "num_sets", "embed_size")
         check(job.config.optimizer, "optimizer")
         for name, node in job.config.callback.items():
             check(node, f"callback.{name}")
+    backbones = {str(job.config.model.backbone): job.config for job in jobs}
+    for config in backbones.values():
+        import torch
+
+        with torch.device("meta"):  # no memory: only whether its options fit together
+            sizes = {"num_sets": config.embed.num_sets, "embed_size": config.embed.embed_size}
+            try:
+                build(config.model.backbone, "model.backbone", cardinalities=[2, 3, 4], **sizes)
+            except Exception as error:
+                raise ValueError(f"model.backbone ({config.model.name}) cannot be built: {error}") from error
 
 
 def conclude(plan: Plan) -> int:
     """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
     from recsys_collapse.runs import figure, table
+    from recsys_collapse.runs.durable import write_json
 
     table.rebuild(plan.output_dir)
     found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
@@ -97,10 +120,11 @@ def conclude(plan: Plan) -> int:
         paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
         print(f"results  {plan.output_dir / 'results.csv'}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
+    write_json(folder / "runs.json", [job.name for job, _ in found])
     failed = [job for job, result in found if result is None]
     for job in failed:
         failure = read_failure(job.run_dir)
-        reason = failure["reason"] if failure else "left no result and no reason"
+        reason = failure["reason"] if failure else "not finished"
         print(f"failed   {job.name}: {reason}\n         {Path(job.run_dir) / 'failure.json'}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)

@@ -34,6 +34,7 @@ from recsys_collapse.spectrum import field_spectra
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*", module="pytorch_lightning")
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -43,8 +44,7 @@ def train(job: Job) -> dict[str, Any]:
         ValueError: the data cannot be used, or the loss is not finite (`DivergedError`).
     """
     started, config = time.perf_counter(), job.config
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     clear(job.run_dir)
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     store = prepare(build(config.dataset, "dataset"), Path(config.store_dir), config.split_seed)
@@ -54,7 +54,16 @@ def train(job: Job) -> dict[str, Any]:
         run_dir=job.run_dir,
         name=job.name,
         group=config.sweep,
-        tags=[config.model.name, embed_name(config), f"{config.scale}x", config.dataset.name, *config.logger.tags],
+        tags=[
+            tag[:64]  # W&B takes no longer ones
+            for tag in (
+                config.model.name,
+                embed_name(config),
+                f"{config.scale}x",
+                config.dataset.name,
+                *config.logger.tags,
+            )
+        ],
         resolved=plain(config),
     )
     exit_code = 1
@@ -136,7 +145,8 @@ def conclude(
 ) -> dict[str, Any]:
     """Score validation and test rows with the best weights, once, and describe the run."""
     config, best = job.config, job.run_dir / "checkpoints" / "best.ckpt"
-    module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
     scores = {}
     for part in ("valid", "test"):
         batches = Batches(store, part, config.trainer.eval_batch_size)
@@ -160,13 +170,13 @@ def conclude(
         "data_fingerprint": store.fingerprint,
         "seed": config.seed,
         "split_seed": config.split_seed,
-        "optimizer": config.optimizer.name,
+        "optimizer": config.optimizer.get("name") or config.optimizer._target_,
         "regularizer": config.regularizer.name,
         "protocol": config.protocol,
         "init": config.init.name,
         "match": config.match.name,
         **_scores(scores),
-        "best_epoch": records.best["epoch"],
+        "best_epoch": checkpoint["epoch"],
         "num_epochs": len(records.records) - 1,
         "parameters": parameter_counts(module.backbone),
         "flops_per_sample": flops_per_sample(module.backbone),

@@ -30,17 +30,13 @@ class EpochRecords(lightning.Callback):
         self._seconds = 0.0
 
     @property
-    def best(self) -> dict[str, Any]:
-        """The epoch with the best validation AUC, the first of equals: the one in `best.ckpt`."""
-        return max(self.records[1:], key=lambda record: record["val_auc"])
-
-    @property
     def samples_per_second(self) -> float:
         """Training rows per second over all epochs, without validation and measuring."""
         return sum(r["rows"] for r in self.records) / sum(r["train_seconds"] for r in self.records)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._append(trainer, {}, epoch=-1, rows=0, seconds=0.0)
+        assert isinstance(pl_module, CTRModule)
+        self._append(trainer, pl_module.epoch_metrics, epoch=-1, rows=0, seconds=0.0)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()

@@ -43,8 +43,6 @@ class Spectrum(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         found = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
-        assert isinstance(pl_module, CTRModule)
-        pl_module.epoch_metrics["ia/relative"] = mean_relative(found)
         pl_module.log("ia/relative", mean_relative(found), prog_bar=True)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -58,6 +56,7 @@ class Spectrum(lightning.Callback):
         assert isinstance(pl_module, CTRModule)
         embedding = pl_module.backbone.embedding
         found = field_spectra(embedding.weight, embedding.field_slices, embedding.num_sets)
+        pl_module.epoch_metrics["ia/relative"] = mean_relative(found)
         self._write(Path(trainer.default_root_dir), found, pl_module.fields, epoch)
         for logger in trainer.loggers:
             values = {ia_key(pl_module.fields, spectrum): spectrum.information_abundance for spectrum in found}

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -44,6 +44,9 @@ class Source(ABC):
         vocabulary: rows the values are counted on, `train` or `all` (as the official code does).
     """
 
+    version: ClassVar[int] = 1
+    """Raise it in a source whose `read` yields other rows than before for the same files and options."""
+
     name: str = runtime()
     min_count: int = 1
     vocabulary: str = "train"
@@ -73,7 +76,8 @@ class Source(ABC):
     def recipe(self) -> dict[str, Any]:
         """Everything but the content of the files that decides what the rows are."""
         options = {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata.get("runtime")}
-        return {"source": f"{type(self).__module__}.{type(self).__qualname__}", **options}
+        source = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"source": source, "version": self.version, **options}
 
     def fingerprint(self, split_seed: int) -> str:
         """16 hex digits that change with the rows, the recipe and the split, and with nothing else."""

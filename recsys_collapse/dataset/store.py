@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from recsys_collapse.dataset.encode import as_text, build_vocabulary, encode
 from recsys_collapse.dataset.source import PARTS, Rows, Source
 from recsys_collapse.dataset.split import split_rows
+from recsys_collapse.runs.durable import sync, umask
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ def _build(source: Source, path: Path, split_seed: int) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         _write(source, rows, splits["train"], unfinished)
+        for file in unfinished.iterdir():
+            sync(file)
+        unfinished.chmod(0o777 & ~umask())  # mkdtemp makes it private
         unfinished.rename(path)
     except OSError:
         if not (path / "manifest.json").is_file():  # else another process was first, with the same bytes
@@ -121,7 +124,4 @@ def _write(source: Source, rows: Rows, train_rows: Tensor, folder: Path) -> None
         "positives": int(rows.labels.sum()),
         "parts": None if rows.parts is None else {part: rows.parts[part] for part in PARTS},
     }
-    with (folder / "manifest.json").open("w") as file:
-        json.dump(manifest, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))

@@ -50,6 +50,16 @@ class Synthetic(Source):
     base_rate: float
     data_seed: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"rows": 10, "num_fields": 2, "min_cardinality": 2, "max_cardinality": self.min_cardinality}
+        least |= {"num_patterns": 1, "fields_per_pattern": 2, "rank": 1, "zipf": 0, "signal": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"dataset.{name}={getattr(self, name)}: expected {lowest} or more")
+        if not 0 < self.base_rate < 1:
+            raise ValueError(f"dataset.base_rate={self.base_rate}: expected a share between 0 and 1")
+
     def files(self) -> list[Path]:
         return []
 

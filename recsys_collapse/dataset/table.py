@@ -35,7 +35,7 @@ class Table(Source):
     test: str | None = runtime(default=None)
     features: list[str] | None = None
     ignore: list[str] = field(default_factory=list)
-    delimiter: str | None = None
+    delimiter: str | None = runtime(default=None)
 
     def files(self) -> list[Path]:
         given = [self.train, self.valid, self.test]
@@ -82,10 +82,10 @@ class Table(Source):
         chosen = [name for name in chosen if name not in self.ignore]
         if not chosen:
             raise ValueError(f"{path}: no feature columns left of {frame.columns}; see dataset.features and .ignore")
-        return frame.select(pl.col(self.label, *chosen).cast(pl.String))
+        return frame[[self.label, *chosen]].cast(pl.String)  # not pl.col: it takes "^x$" for a pattern
 
     def _read_text(self, path: Path) -> pl.DataFrame:
-        delimiter = self.delimiter or DELIMITERS.get(path.suffix)
+        delimiter = self.delimiter or DELIMITERS.get(path.suffix.lower())
         if delimiter is None:
             raise ValueError(f"{path}: ending {path.suffix or '(none)'} is not known; set dataset.delimiter, e.g. ','")
         columns = pl.read_csv(path, separator=delimiter, n_rows=0, infer_schema=False).columns

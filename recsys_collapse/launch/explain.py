@@ -15,9 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 def explain(overrides: list[str], loader: Any, config_name: str, error: Exception) -> str:
     """What is wrong with the first override that cannot be applied, with the nearest valid choices."""
     try:
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    except HydraException as unparsable:
-        return f"{unparsable}"
+        return _first_wrong(overrides, loader, config_name) or str(error)
+    except (HydraException, OmegaConfBaseException):  # the rest does not compose either: Hydra's words, then
+        return str(error)
+
+
+def _first_wrong(overrides: list[str], loader: Any, config_name: str) -> str | None:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
     for override in groups:
         if wrong := _wrong_option(override, loader):
@@ -27,7 +31,7 @@ def explain(overrides: list[str], loader: Any, config_name: str, error: Exceptio
     for override in parsed:
         if override not in groups and (wrong := _wrong_value(override, base, loader)):
             return wrong
-    return str(error)
+    return None
 
 
 def _values(override: Override) -> list[str]:

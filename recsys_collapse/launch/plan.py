@@ -76,8 +76,12 @@ def make_plan(argv: list[str]) -> Plan | None:
         configs = _compose_all(args)
     finally:
         GlobalHydra.instance().clear()
-    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
     first = configs[0]
+    for key in ("output_dir", "store_dir", "group"):
+        values = {str(OmegaConf.select(config, key)) for config in configs}
+        if len(values) > 1:
+            raise ValueError(f"{key}={','.join(sorted(values))}: a sweep has one {key}; run the command once for each")
+    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
     sweep = first.group or sweep_name(args.overrides)
     return Plan(sweep, Path(first.output_dir), list(jobs.values()))
 

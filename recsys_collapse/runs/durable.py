@@ -20,13 +20,13 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(unfinished).chmod(0o666 & ~_umask())  # mkstemp makes it private
+        Path(unfinished).chmod(0o666 & ~umask())  # mkstemp makes it private
         Path(unfinished).replace(path)
     except BaseException:
         with suppress(OSError):
             Path(unfinished).unlink()
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,14 +44,16 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     write(path, frame.write_parquet)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes away from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file or folder survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

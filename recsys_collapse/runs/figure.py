@@ -64,7 +64,7 @@ def _spectra(axes: Any, results: Sequence[dict[str, Any]], output_dir: Path, leg
     scales = sorted({cell.scale for cell in grouped})
     for cell, runs in grouped.items():
         spectrum = _median_spectrum(runs[0], output_dir / "runs" / runs[0]["run_name"] / "spectra.parquet")
-        if spectrum is None:
+        if spectrum is None or not len(spectrum):
             continue
         base = cell.label == "base"
         axes.plot(

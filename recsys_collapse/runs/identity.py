@@ -17,6 +17,7 @@ def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
     """The part of a resolved config that can change a number, as JSON values in one spelling."""
     found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
     found["callback"] = {k: v for k, v in found["callback"].items() if not v.get("measures_only")}
+    found["optimizer"] = {k: v for k, v in found["optimizer"].items() if k != "name"}
     return _canonical(found)
 
 

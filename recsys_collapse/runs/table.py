@@ -85,13 +85,21 @@ class Cell(NamedTuple):
 def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
     """Results by cell, the seeds of a cell together, in the order of the table."""
     varying = _varying(results)
+    named = [key for key in varying if key != "data"]
+    found = _cells(results, named)
+    if any(len({run["data_fingerprint"] for run in runs}) > 1 for runs in found.values()):
+        found = _cells(results, varying)  # no other key tells the data apart
+    return dict(sorted(found.items(), key=lambda item: (item[0][:3], item[0].embed != "se", item[0][3:])))
+
+
+def _cells(results: Sequence[dict[str, Any]], varying: Sequence[str]) -> dict[Cell, list[dict[str, Any]]]:
     found: dict[Cell, list[dict[str, Any]]] = {}
     for result in results:
         flat = flatten(result["identity"])
         other = tuple((key, str(flat.get(key, "–"))) for key in varying)
         cell = Cell(result["dataset"], result["model"], result["scale"], result["embed"], other)
         found.setdefault(cell, []).append(result)
-    return dict(sorted(found.items(), key=lambda item: (item[0][:3], item[0].embed != "se", item[0][3:])))
+    return found
 
 
 def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -106,8 +114,7 @@ def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
         for key in flat
         if any(f.get(key) != flat[key] for f in flats)
     }
-    keys -= {"seed"}
-    return sorted(keys - {"data"} or keys)  # the data's fingerprint says nothing where another key tells the cause
+    return sorted(keys - {"seed"})
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
