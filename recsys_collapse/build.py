@@ -4,8 +4,11 @@ import inspect
 import types
 import typing
 from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
@@ -21,7 +24,11 @@ def build(node: DictConfig, key: str, **given: Any) -> Any:
         ValueError: as `check`.
     """
     options = check(node, key, *given)
-    return instantiate(options, **given, _convert_="all")
+    try:
+        return instantiate(options, **given, _convert_="all")
+    except InstantiationException as error:  # the target's own words
+        reason = str(error.__cause__ or error)
+        raise ValueError(reason if reason.startswith(key) else f"{key}: {reason}") from error
 
 
 def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
@@ -32,6 +39,8 @@ def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
     Raises:
         ValueError: an option is unknown, missing or of another type; names the key and the nearest one.
     """
+    if not isinstance(node, DictConfig):
+        raise ValueError(f"{key}={node}: expected a section with a _target_")
     options = plain(node)
     if "_target_" not in options:
         raise ValueError(f"{key}: no _target_; expected the class to build, e.g. _target_: my_package.MyClass")
@@ -39,7 +48,10 @@ def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
         target = get_object(options["_target_"])
     except Exception as error:  # whatever a user's module raises while it is imported
         raise ValueError(f"{key}._target_={options['_target_']}: cannot be imported: {error}") from error
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}._target_={options['_target_']}: expected a class or function: {error}") from error
     for label in (*LABELS, *({"name"} - set(parameters))):
         options.pop(label, None)
     _check_options({k: v for k, v in options.items() if not k.startswith("_")}, parameters, given, key, target)
@@ -61,7 +73,7 @@ def _check_options(
     for name, value in options.items():
         if name not in parameters and not takes_any:
             near = get_close_matches(name, parameters, n=1)
-            hint = f"; did you mean {key}.{near[0]}?" if near else ""
+            hint = f"; did you mean {key}.{near[0]}?" if near else ";"
             raise ValueError(f"{key}.{name}={value}: unknown option{hint} {key} takes {', '.join(parameters)}")
         if name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{key}.{name}={value}: expected {_described(hints[name])}, found {type(value).__name__}")
@@ -87,7 +99,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool, type(None)):
         return isinstance(value, hint)
-    return True
+    return hint is Any or not (inspect.isclass(hint) and isinstance(value, str) and not issubclass(hint, Enum | Path))
 
 
 def _described(hint: Any) -> str:

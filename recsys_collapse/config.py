@@ -6,7 +6,7 @@ cannot. Options of a `_target_` (dataset, optimizer, backbone, callback): `build
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -154,6 +154,9 @@ def validate(config: Any) -> None:
     Raises:
         ValueError: names the key, the value and what was expected.
     """
+    for field_ in fields(Config):
+        if field_.name not in config:
+            raise ValueError(f"{field_.name} is not set: the key is needed; give it a value instead of removing it")
     lowest = {
         "scale": 1,
         "embed.num_sets": 1,

@@ -4,6 +4,24 @@ import csv
 from pathlib import Path
 
 
+def read_header(path: Path, delimiter: str) -> list[str]:
+    """The column names.
+
+    Raises:
+        ValueError: there are none, one stands there twice, or the file is not UTF-8 text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            names = next(csv.reader(file, delimiter=delimiter, strict=True), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: the header is not UTF-8 text: {error}") from error
+    if not names:
+        raise ValueError(f"{path}:1: no column names; expected a header")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}:1: column {', '.join(twice)} stands in the header twice; expected every name once")
+    return names
+
+
 def check_records(path: Path, delimiter: str, columns: int) -> int:
     """Number of records after the header, each of which has `columns` values.
 
@@ -16,17 +34,18 @@ def check_records(path: Path, delimiter: str, columns: int) -> int:
     with path.open("rb") as file:
         while chunk := file.read(1 << 24):
             if b'"' in chunk or b"\r" in chunk:
-                return _check_one_by_one(path, delimiter, columns)
+                return check_one_by_one(path, delimiter, columns)
             delimiters += chunk.count(delimiter.encode())
             lines += chunk.count(b"\n")
             last = chunk[-1:]
     lines += last != b"\n"
     if delimiters != lines * (columns - 1):
-        return _check_one_by_one(path, delimiter, columns)
+        return check_one_by_one(path, delimiter, columns)
     return lines - 1
 
 
-def _check_one_by_one(path: Path, delimiter: str, columns: int) -> int:
+def check_one_by_one(path: Path, delimiter: str, columns: int) -> int:
+    """As `check_records`, record by record with the csv module: slower, and it names the line."""
     records = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys_collapse.dataset.csv_check import check_records
+from recsys_collapse.dataset.csv_check import check_one_by_one, check_records, read_header
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -70,7 +70,7 @@ class Table(Source):
 
     def _read_file(self, path: Path) -> pl.DataFrame:
         """The label and the fields, as text."""
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else self._read_text(path)
+        frame = self._read_parquet(path) if path.suffix.lower() == ".parquet" else self._read_text(path)
         if self.label not in frame.columns:
             raise ValueError(f"{path}: no label column{_among('dataset.label', self.label, frame.columns)}")
         others = [name for name in frame.columns if name != self.label]
@@ -80,19 +80,37 @@ class Table(Source):
                     raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
         chosen = self.features if self.features is not None else others
         chosen = [name for name in chosen if name not in self.ignore]
+        if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+            raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
         if not chosen:
             raise ValueError(f"{path}: no feature columns left of {frame.columns}; see dataset.features and .ignore")
         return frame[[self.label, *chosen]].cast(pl.String)  # not pl.col: it takes "^x$" for a pattern
+
+    def _read_parquet(self, path: Path) -> pl.DataFrame:
+        try:
+            frame = pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"{path}: cannot be read as Parquet: {error}") from error
+        for name, kind in frame.schema.items():
+            if kind.is_nested() or kind == pl.Binary or kind == pl.Object:
+                raise ValueError(
+                    f"{path}: column {name} has values of type {kind}: expected text, numbers or truth values"
+                )
+        return frame
 
     def _read_text(self, path: Path) -> pl.DataFrame:
         delimiter = self.delimiter or DELIMITERS.get(path.suffix.lower())
         if delimiter is None:
             raise ValueError(f"{path}: ending {path.suffix or '(none)'} is not known; set dataset.delimiter, e.g. ','")
-        columns = pl.read_csv(path, separator=delimiter, n_rows=0, infer_schema=False).columns
+        if len(delimiter.encode()) != 1:
+            raise ValueError(f"dataset.delimiter={delimiter}: expected a single character, such as ',' or '\\t'")
+        columns = read_header(path, delimiter)
         expected = check_records(path, delimiter, len(columns))
         try:
-            frame = pl.read_csv(path, separator=delimiter, infer_schema=False)
+            # Names from the csv module: polars leaves doubled quotes in them.
+            frame = pl.read_csv(path, separator=delimiter, infer_schema=False, new_columns=columns)
         except pl.exceptions.PolarsError as error:
+            check_one_by_one(path, delimiter, len(columns))  # names the line, where it finds one
             raise ValueError(f"{path}: cannot be read as delimited text: {error}") from error
         if frame.height != expected:  # polars drops rows around stray quotes without a word
             raise ValueError(f"{path}: {frame.height} rows read, {expected} records counted: look for stray quotes")
@@ -107,7 +125,7 @@ def _among(key: str, name: str, names: list[str]) -> str:
 def _binary(column: pl.Series, path: Path) -> np.ndarray:
     """Labels as uint8; only 0 and 1 (Parquet: also true and false, 0.0 and 1.0) are labels."""
     values: dict[Any, int] = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         values |= {"false": 0, "true": 1}
     labels = column.replace_strict(values, default=None, return_dtype=pl.UInt8)
     if wrong := labels.null_count():

@@ -16,12 +16,22 @@ def explain(overrides: list[str], loader: Any, config_name: str, error: Exceptio
     """What is wrong with the first override that cannot be applied, with the nearest valid choices."""
     try:
         return _first_wrong(overrides, loader, config_name) or str(error)
-    except (HydraException, OmegaConfBaseException):  # the rest does not compose either: Hydra's words, then
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ):  # the rest does not compose either: Hydra's words, then
         return str(error)
 
 
 def _first_wrong(overrides: list[str], loader: Any, config_name: str) -> str | None:
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    parser, parsed = OverridesParser.create(config_loader=loader), []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            reason = " ".join(str(error).splitlines()[:-1]) or str(error)  # the last line is a link to the grammar
+            return f"{word}: cannot be read as key=value: {reason}; put quotes around special characters"
     groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
     for override in groups:
         if wrong := _wrong_option(override, loader):
@@ -45,7 +55,7 @@ def _wrong_option(override: Override, loader: Any) -> str | None:
     options = loader.get_group_options(group, ObjectType.CONFIG)
     for value in _values(override):
         for name in value.strip("[]").split(","):
-            if name and name != "null" and name.removesuffix(".yaml") not in options:
+            if name and (name != "null" or group != "experiment") and name.removesuffix(".yaml") not in options:
                 near = get_close_matches(name, options, n=1)
                 hint = f"; did you mean {group}={near[0]}?" if near else ";"
                 return f"{group}={name}: no such option{hint} {group} has {', '.join(options)}"

@@ -89,7 +89,9 @@ def make_plan(argv: list[str]) -> Plan | None:
 def sweep_name(overrides: list[str]) -> str:
     """A readable name and a hash of the override list, the same for the same list in any order."""
     digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
-    words = [o.partition("=")[2] for o in overrides if re.match(r"(model|scale|embed|dataset|experiment|seed)=", o)]
+    words = [
+        o.partition("=")[2] for o in sorted(overrides) if re.match(r"(model|scale|embed|dataset|experiment|seed)=", o)
+    ]
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(words))[:60].strip("-")
     return f"{readable}_{digest}" if readable else digest
 
@@ -106,10 +108,18 @@ def _compose_all(args: argparse.Namespace) -> list[DictConfig]:
     name = args.config_name or "config"
 
     def compose(overrides: list[str]) -> DictConfig:
-        return loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
+        try:
+            return loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
+        except ValueError as error:  # Hydra's word for a group set to null
+            raise ValueError(explain(args.overrides, loader, name, error)) from error
 
     try:
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(args.overrides)
+        for override in parsed:
+            if override.is_sweep_override() and not (
+                override.is_discrete_sweep() and [*override.sweep_string_iterator()]
+            ):
+                raise ValueError(f"{override.input_line}: expected a list of values to sweep over, such as scale=1,2,4")
         first = BasicSweeper.split_arguments(parsed, None)[0][0]
         hydra = compose(first).hydra
         if not (args.multirun or hydra.mode == RunMode.MULTIRUN):

@@ -93,4 +93,5 @@ def _median_spectrum(run: dict[str, Any], path: Path) -> np.ndarray | None:
     full = spectra.group_by("field").len().filter(pl.col("len") == columns)["field"]
     kept = spectra.filter(pl.col("field").is_in(full.implode()) if len(full) else pl.lit(True))
     relative = kept.with_columns(pl.col("singular_value") / pl.col("singular_value").max().over("field"))
+    relative = relative.filter(pl.col("singular_value").is_finite())  # an all-zero table has no normalised spectrum
     return relative.group_by("index").agg(pl.col("singular_value").median()).sort("index")["singular_value"].to_numpy()

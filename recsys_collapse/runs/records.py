@@ -72,7 +72,7 @@ def read_failure(run_dir: Path) -> dict[str, Any] | None:
 def exclusive(run_dir: Path) -> Iterator[None]:
     """Wait until no other process works on this run; the lock goes with the process that holds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
+    with (run_dir / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

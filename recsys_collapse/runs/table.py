@@ -38,21 +38,24 @@ def scan(output_dir: Path) -> list[dict[str, Any]]:
 
 def rebuild(output_dir: Path) -> None:
     """Write `results.parquet` and `results.csv` anew from the finished runs."""
-    rows = []
-    for result in scan(output_dir):
-        relative = relative_abundance(result)
-        parameters = {f"{part}_parameters": count for part, count in result["parameters"].items()}
-        rows.append({name: result.get(name) for name in SCALARS} | parameters | relative)
-    if not rows:
+    if not (output_dir / "runs").is_dir():
         return
-    with (output_dir / ".results.lock").open("w") as lock:  # two sweeps may end at once
+    with (output_dir / ".results.lock").open("w") as lock:  # two sweeps may end at once: the last one scans last
         fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [_row(result) for result in scan(output_dir)]
+        if not rows:
+            return
         write_parquet(output_dir / "results.parquet", pl.DataFrame(rows, infer_schema_length=None))
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0])
         writer.writeheader()
         writer.writerows(rows)
         write_text(output_dir / "results.csv", text.getvalue())
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    parameters = {f"{part}_parameters": count for part, count in result["parameters"].items()}
+    return {name: result.get(name) for name in SCALARS} | parameters | relative_abundance(result)
 
 
 def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
@@ -87,7 +90,7 @@ def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]
     varying = _varying(results)
     named = [key for key in varying if key != "data"]
     found = _cells(results, named)
-    if any(len({run["data_fingerprint"] for run in runs}) > 1 for runs in found.values()):
+    if any(len({run["identity"].get("data") for run in runs}) > 1 for runs in found.values()):
         found = _cells(results, varying)  # no other key tells the data apart
     return dict(sorted(found.items(), key=lambda item: (item[0][:3], item[0].embed != "se", item[0][3:])))
 

@@ -1,0 +1,286 @@
+"""Files of a user: what is read is what Python's csv module reads, and whatever cannot be trusted is refused."""
+
+import csv
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_collapse.dataset import table as table_module
+from recsys_collapse.dataset.encode import as_text
+from recsys_collapse.dataset.source import Rows
+from recsys_collapse.dataset.store import Store, prepare
+from recsys_collapse.dataset.table import Table
+from tests.test_dataset import FILES, expected_ids
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+TWO = "y,a,b\n1,x,z\n0,q,w\n"
+TWO_ROWS = ([("x", "z"), ("q", "w")], [1, 0])
+few = settings(max_examples=60, deadline=None)
+
+
+def table(path: Path, content: str | bytes | pl.DataFrame, **options) -> Table:
+    """A source that reads `content` from `path`; its label is the column y."""
+    if isinstance(content, pl.DataFrame):
+        content.write_parquet(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return Table(**({"name": "t", "label": "y", "path": str(path)} | options))
+
+
+def found(rows: Rows) -> tuple[list[tuple[str, ...]], list[int]]:
+    """Feature values by row, and labels."""
+    assert rows.labels.dtype == np.uint8
+    return as_text(rows.features).rows(), rows.labels.tolist()
+
+
+def ids_of(store: Store, name: str) -> list[int]:
+    return store.ids[:, store.fields.index(name)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "options"),
+    [
+        ("t.csv", TWO, {}),
+        ("t.csv", TWO.rstrip("\n"), {}),
+        ("t.csv", TWO.replace("\n", "\r\n"), {}),
+        ("t.csv", "\ufeff" + TWO, {}),
+        ("t.csv", 'y,"a",b\n1,"x",z\n0,q,"w"\n', {}),
+        ("t.tsv", TWO.replace(",", "\t"), {}),
+        ("t.txt", TWO.replace(",", "\t"), {}),
+        ("t.data", TWO.replace(",", ";"), {"delimiter": ";"}),
+        ("t.csv", TWO.replace(",", "|"), {"delimiter": "|"}),
+        ("t.csv", "a,y,b,id\nx,1,z,7\nq,0,w,8\n", {"ignore": ["id"]}),
+        ("t.csv", "b,a,y,id\nz,x,1,7\nw,q,0,8\n", {"features": ["a", "b"]}),
+        ("t.csv", "b,a,y,id\nz,x,1,7\nw,q,0,8\n", {"features": ["a", "id", "b"], "ignore": ["id"]}),
+        ("t.csv", TWO.replace("y", "Y"), {"label": "Y"}),
+        ("t.csv", "y,a,b\n1.0,x,z\n0.0,q,w\n", {}),
+        ("t.parquet", pl.DataFrame({"y": [True, False], "a": ["x", "q"], "b": ["z", "w"]}), {}),
+    ],
+)
+def test_one_table_in_many_spellings(tmp_path: Path, file: str, content: str | pl.DataFrame, options: dict) -> None:
+    rows = table(tmp_path / file, content, **options).read()
+    assert rows.features.columns == ["a", "b"]
+    assert rows.parts is None
+    assert found(rows) == TWO_ROWS
+
+
+@pytest.mark.parametrize("y", [[True, False], [1, 0], [1.0, 0.0], ["1", "0"]])
+def test_parquet_labels_and_missing_values(tmp_path: Path, y: list) -> None:
+    frame = pl.DataFrame({"n": [7, None], "f": [None, 0.5], "s": ["", None], "b": [True, None], "y": y})
+    assert found(table(tmp_path / "t.parquet", frame).read()) == ([("7", "", "", "true"), ("", "0.5", "", "")], [1, 0])
+
+
+@few
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), *[st.text('a,"\n\r\t é\U0001f600;', max_size=5)] * 3), min_size=1, max_size=12
+    ),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    st.booleans(),
+)
+def test_what_the_csv_module_writes_is_read(tmp_path_factory, rows: list[tuple], quoting: int, newline: bool) -> None:
+    file, text = tmp_path_factory.getbasetemp() / "round_trip.csv", io.StringIO()
+    writer = csv.writer(text, quoting=quoting)
+    names = ["a", 'b, "c"\nd', "é"]
+    writer.writerows([["y", *names], *rows])
+    read = table(file, text.getvalue() if newline else text.getvalue().removesuffix("\r\n")).read()
+    assert read.features.columns == names
+    assert found(read) == ([row[1:] for row in rows], [row[0] for row in rows])
+
+
+@few
+@given(st.lists(st.tuples(st.sampled_from("01"), *[st.text('a",', max_size=3)] * 2), min_size=1, max_size=4))
+def test_stray_quotes_are_read_as_the_csv_module_does_or_refused(tmp_path_factory, rows: list[tuple]) -> None:
+    text = "y,a,b\n" + "\n".join(",".join(row) for row in rows)
+    try:
+        read = table(tmp_path_factory.getbasetemp() / "stray.csv", text).read()
+    except ValueError:
+        return
+    expected = list(csv.reader(io.StringIO(text), strict=True))[1:]
+    assert found(read) == ([tuple(row[1:]) for row in expected], [int(row[0]) for row in expected])
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "named"),
+    [
+        (TWO, {"label": "z"}, ["no label column (dataset.label=z)", "the columns are y, a, b"]),
+        ("y,click,b\n1,x,z\n", {"label": "klick"}, ["dataset.label=klick", "did you mean click?"]),
+        (TWO, {"features": ["bb"]}, ["no such feature column (dataset.features=bb)", "did you mean b?"]),
+        (TWO, {"features": ["y"]}, ["no such feature column (dataset.features=y)", "the columns are a, b"]),
+        (TWO, {"ignore": ["c"]}, ["no such feature column (dataset.ignore=c)", "the columns are a, b"]),
+        (TWO, {"ignore": ["a", "b"]}, ["no feature columns left"]),
+        (TWO, {"features": []}, ["no feature columns left"]),
+        (TWO, {"features": ["a", "a"]}, ["dataset.features", "twice"]),
+        (TWO, {"delimiter": ";;"}, ["dataset.delimiter=;;"]),
+        ("y,a\n2,x\n1,x\n,x\n2,x\n", {}, ["column y", "3 values", "'2' (2 times)", "None (1 times)", "rows 1, 3, 4"]),
+        ("y,a\nyes,x\ntrue,x\n", {}, ["neither 0 nor 1", "'yes' (1 times)", "'true' (1 times)"]),
+        ("y,a,a\n1,x,z\n", {}, ["t.csv", "a", "twice"]),
+        ("y,a,b\n1,x,z\n0,q\n", {}, ["t.csv:3: 2 values, expected 3"]),
+        ("y,a,b\n1,x,z,v\n0,q,w\n", {}, ["t.csv:2: 4 values, expected 3"]),
+        ("y,a,b\n1,x,z,v\n0,q\n", {}, ["t.csv:2: 4 values, expected 3"]),
+        ("y,a,b\n1,x,z\n\n0,q,w\n", {}, ["t.csv:3: 0 values, expected 3"]),
+        ('y,a,b\n1,"x\nx",z\n0,"q",w,v\n', {}, ["t.csv:4: 4 values, expected 3"]),
+        ('y,a,b\n1,"x",z\n0,"q,w\n', {}, ["t.csv:3: unexpected end of data"]),
+        ('y,a,b\n1,"x"5,z\n0,q,w\n', {}, ["t.csv:2: ',' expected after '\"'"]),
+        ('y,a,b\n1,5" disk,z\n0,q,w\n', {}, ["t.csv"]),
+        (b"y,a,b\n1,\xff,z\n", {}, ["t.csv", "not UTF-8"]),
+        (b'y,a,b\n1,"\xff",z\n', {}, ["t.csv", "not UTF-8"]),
+        (b"y,\xff,b\n1,x,z\n", {}, ["t.csv", "not UTF-8"]),
+        ("\n", {}, ["t.csv"]),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused(tmp_path: Path, content: str, options: dict, named: list[str]) -> None:
+    with pytest.raises(ValueError) as refusal:
+        table(tmp_path / "t.csv", content, **options).read()
+    assert [words for words in named if words not in str(refusal.value)] == [], refusal.value
+
+
+def test_rows_that_polars_loses_are_missed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(table_module, "check_records", lambda *_: 3)
+    with pytest.raises(ValueError, match="2 rows read, 3 records counted: look for stray quotes"):
+        table(tmp_path / "t.csv", TWO).read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not Parquet at all", pl.DataFrame({"y": [0, 1], "a": [[1], [2]]}), pl.DataFrame({"y": [None, 1], "a": [1, 2]})],
+)
+def test_unusable_parquet_is_refused(tmp_path: Path, content: bytes | pl.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"t\.parquet"):
+        table(tmp_path / "t.parquet", content).read()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"path": "gone.csv"}, ["dataset.path=gone.csv: no such file (looked in "]),
+        ({"path": "empty.csv"}, ["dataset.path=empty.csv: the file is empty"]),
+        ({"path": "here.unknown"}, ["here.unknown: ending .unknown is not known; set dataset.delimiter"]),
+        ({"path": "noending"}, ["noending: ending (none) is not known"]),
+        ({}, ["dataset.path=None", "either dataset.path=FILE or all three of train, valid and test"]),
+        ({"path": "here.csv", "train": "here.csv"}, ["dataset.train=here.csv", "expected either"]),
+        ({"train": "here.csv", "valid": "here.csv"}, ["dataset.test=None", "expected either"]),
+        ({"train": "here.csv", "valid": "here.csv", "test": "gone.csv"}, ["dataset.test=gone.csv: no such file"]),
+        ({"train": "here.csv", "valid": "other.csv", "test": "here.csv"}, ["other.csv: columns", "expected those of"]),
+    ],
+)
+def test_files_are_checked(tmp_path: Path, monkeypatch, options: dict, named: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("here.csv", "here.unknown", "noending"):
+        Path(name).write_text(TWO)
+    Path("empty.csv").touch()
+    Path("other.csv").write_text("y,c\n1,0\n")
+    with pytest.raises(ValueError) as refusal:
+        Table(name="t", label="y", **options).read()
+    assert [words for words in named if words not in str(refusal.value)] == [], refusal.value
+
+
+@pytest.mark.parametrize(("rows", "found"), [(0, "0 rows split into train 0"), (9, "9 rows .* valid 0")])
+def test_too_few_rows_are_refused(tmp_path: Path, rows: int, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        prepare(table(tmp_path / "t.csv", "y,a\n" + "1,x\n0,x\n" * (rows // 2) + "1,x\n" * (rows % 2)), tmp_path, 0)
+
+
+def test_given_parts_keep_their_rows_in_order(tmp_path: Path) -> None:
+    options = {}
+    for part, rows in {"test": "1,new\n", "train": "1,b\n0,a\n0,b\n", "valid": "0,c\n1,a\n"}.items():
+        options[part] = str(tmp_path / f"{part}.csv")
+        Path(options[part]).write_text("y,a\n" + rows)
+    source = Table(name="t", label="y", **options)
+    assert found(source.read()) == ([("b",), ("a",), ("b",), ("c",), ("a",), ("new",)], [1, 0, 0, 0, 1, 1])
+    store = prepare(source, tmp_path, 0)
+    assert [rows.tolist() for rows in store.splits.values()] == [[0, 1, 2], [3, 4], [5]]
+    assert ids_of(store, "a") == [1, 2, 1, 0, 2, 0]
+    Path(options["train"]).write_text("y,a\n0,b\n0,a\n0,b\n")
+    with pytest.raises(ValueError, match="all 3 train rows have label 0"):
+        prepare(source, tmp_path, 0)
+
+
+def test_every_option_of_the_rows_is_in_the_fingerprint(tmp_path: Path) -> None:
+    """A new option needs a value here that differs from the one before."""
+    other = {"label": "a", "features": ["a"], "ignore": ["b"], "delimiter": ","}
+    other |= {"min_count": 2, "vocabulary": "all"}
+    before = table(tmp_path / "t.csv", TWO).fingerprint(0)
+    for option in fields(Table):
+        if not option.metadata.get("runtime"):
+            assert table(tmp_path / "t.csv", TWO, **{option.name: other[option.name]}).fingerprint(0) != before
+    assert table(tmp_path / "copy.csv", TWO, name="copy").fingerprint(0) == before
+    parts = dict.fromkeys(("path", "train", "valid", "test"), str(tmp_path / "t.csv"))
+    assert Table(name="t", label="y", **parts | {"path": None}).fingerprint(0) != before
+
+
+def ids_by_hand(path: Path, label: str, train_only: bool, min_count: int) -> dict[str, list[int]]:
+    """Ids of every column of a CSV file, from `csv` and `collections.Counter`."""
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    train = torch.randperm(len(rows), generator=torch.Generator().manual_seed(3))[: int(0.8 * len(rows))].tolist()
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header) if name != label}
+    ids = {}
+    for name, values in columns.items():
+        known = expected_ids(values, [values[row] for row in train] if train_only else values, min_count)
+        ids[name] = [known[value] for value in values]
+    return ids
+
+
+def check_against_hand(source: Table, folder: Path) -> None:
+    store = prepare(source, folder, 3)
+    expected = ids_by_hand(source.files()[0], source.label, source.vocabulary == "train", source.min_count)
+    assert store.fields == list(expected)
+    for name, ids in expected.items():
+        assert ids_of(store, name) == ids, name
+    assert store.cardinalities == [max(ids) + 1 for ids in expected.values()]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"vocabulary": "all"}, {"min_count": 2}, {"min_count": 9, "vocabulary": "all"}]
+)
+def test_ids_of_a_table(tmp_path: Path, options: dict) -> None:
+    rng = np.random.default_rng(0)
+    rows = [f'{i % 2},"u,{rng.zipf(1.5) % 50}",{rng.choice(["", "NA", " ", "é", "null", "0"])}\n' for i in range(200)]
+    check_against_hand(table(tmp_path / "t.csv", "y,a,b\n" + "".join(rows), **options), tmp_path)
+
+
+@pytest.mark.parametrize("vocabulary", ["train", "all"])
+@pytest.mark.parametrize(("name", "label"), [("amazon_access.csv", "ACTION"), ("avazu_sample.csv", "click")])
+def test_ids_of_real_data(tmp_path: Path, name: str, label: str, vocabulary: str) -> None:
+    if not (REAL / name).is_file():
+        pytest.skip(f"{REAL / name} is not here; it is not part of the project")
+    check_against_hand(Table(name="t", label=label, path=str(REAL / name), vocabulary=vocabulary), tmp_path)
+
+
+def test_stores_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    """Many ties in count, in two processes with other hash seeds and threads."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4000, size=(20_000, 2)).tolist()
+    file = tmp_path / "t.csv"
+    file.write_text("y,a,b\n" + "".join(f"{i % 2},u{a},{b}\n" for i, (a, b) in enumerate(values)))
+    code = (
+        "import sys; from pathlib import Path; from recsys_collapse.dataset.table import Table; "
+        "from recsys_collapse.dataset.store import prepare; "
+        "prepare(Table(name='t', label='y', path=sys.argv[1]), Path(sys.argv[2]), 0)"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(file), str(tmp_path / number)],
+            env=os.environ | {"PYTHONHASHSEED": number, "POLARS_MAX_THREADS": number},
+        )
+        for number in ("1", "2")
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    digests = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / number).glob("*/*.*")}
+        for number in ("1", "2")
+    ]
+    assert sorted(digests[0]) == FILES
+    assert digests[0] == digests[1]
