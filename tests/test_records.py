@@ -194,6 +194,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     assert [cell.other for cell in by_data] == [(("data", "f"),), (("data", "g"),)]
     by_cause = table.cells([result(data="f", lr=0.1), result(data="g", lr=0.2)])
     assert [cell.other for cell in by_cause] == [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
+    crossed = table.cells([result(data=data, lr=lr) for data in "fg" for lr in (0.1, 0.2)])
+    assert [len(runs) for runs in crossed.values()] == [1, 1, 1, 1], "two data sets are no two seeds"
 
 
 def test_the_table_shows_mean_and_spread(tmp_path: Path, capsys) -> None:

@@ -108,3 +108,23 @@ def test_interrupt_leaves_a_clean_state(tmp_path: Path) -> None:
     assert "the same command" in stderr and "Traceback" not in stderr
     (files,) = runs_in(tmp_path).values()
     assert "result.json" not in files and "failure.json" not in files
+
+
+def test_options_may_stand_behind_the_overrides(tmp_path: Path) -> None:
+    data = write_clicks(tmp_path / "clicks.csv")
+    done = run("scale=1,2", *data, *SMALL, "trainer.max_epochs=1", "-m", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(runs_in(tmp_path)) == 2
+
+
+def test_two_commands_at_once_train_a_run_once(tmp_path: Path) -> None:
+    data = write_clicks(tmp_path / "clicks.csv")
+    command = [sys.executable, "-m", "recsys_collapse.run", *data, *SMALL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum(": starts" in words for words in said) == 1
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["num_epochs"] == 2
