@@ -139,6 +139,10 @@ def test_identity_does_not_follow_spelling_and_order(config: DictConfig) -> None
     assert run_id(turned, "data") == run_id(config, "data")
 
 
+def test_names_are_no_part_of_the_identity(config: DictConfig) -> None:
+    assert run_id(change(config, "optimizer.name", "other"), "data") == run_id(config, "data")
+
+
 def test_callbacks_that_only_measure_are_no_part_of_the_identity(config: DictConfig) -> None:
     measuring = {"mine": {"_target_": "their_package.Mine", "measures_only": True}}
     assert run_id(change(config, "callback", measuring), "data") == run_id(config, "data")
@@ -169,6 +173,8 @@ def test_the_default_config_is_valid(config: DictConfig, tmp_path: Path) -> None
         ("trainer.batch_size", 1, "2 or more"),
         ("split_seed", -1, "0 or more"),
         ("logger.mode", "on", "one of auto, online"),
+        ("trainer.precision", "31", "one of 32-true"),
+        ("trainer.accelerator", "abacus", "one of auto, cpu"),
         ("group", "a/b", "letters, digits"),
         ("group", "", "letters, digits"),
         ("group", ".hidden", "letters, digits"),

@@ -59,7 +59,7 @@ def expected_ids(values: Sequence[str | None], counted: Sequence[str | None], mi
     return {value or "": known.get(value or "", 0) for value in values}
 
 
-def test_fingerprint_follows_rows_recipe_and_split(tmp_path: Path) -> None:
+def test_fingerprint_follows_rows_recipe_and_split(tmp_path: Path, monkeypatch) -> None:
     file, other = tmp_path / "a.csv", tmp_path / "folder" / "b.csv"
     other.parent.mkdir()
     file.write_text("one")
@@ -69,6 +69,9 @@ def test_fingerprint_follows_rows_recipe_and_split(tmp_path: Path) -> None:
     assert given_rows(paths=[file, file]).fingerprint(0) != before
     for option in ({"min_count": 2}, {"vocabulary": "all"}, {"parts": None}):
         assert given_rows(paths=[file], **option).fingerprint(0) != before
+    monkeypatch.setattr(Given, "version", 2)
+    assert given_rows(paths=[file]).fingerprint(0) != before
+    monkeypatch.undo()
     os.utime(file, (1, 1))
     assert given_rows(paths=[file]).fingerprint(0) == before, "the time matters"
     file.rename(other)

@@ -1,6 +1,7 @@
 """What a run leaves: whole files or none, results that can be trusted, and the tables and figures made from them."""
 
 import csv
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from recsys_collapse.callback.spectrum import SPECTRA
 from recsys_collapse.module import DivergedError
-from recsys_collapse.runs import figure, table
+from recsys_collapse.runs import figure, records, table
 from recsys_collapse.runs.durable import write, write_json, write_parquet, write_text
 from recsys_collapse.runs.records import FILES, REQUIRED, SCHEMA, clear, read_failure, read_result, write_failure
 
@@ -127,6 +128,13 @@ def test_clear_removes_what_a_run_writes_and_nothing_else(tmp_path: Path) -> Non
     clear(tmp_path / "nowhere")
 
 
+def test_one_process_works_on_a_run(tmp_path: Path) -> None:
+    with records.exclusive(tmp_path), (tmp_path / ".lock").open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_failure_is_recorded(tmp_path: Path) -> None:
     assert read_failure(tmp_path) is None
     try:
@@ -166,13 +174,8 @@ def test_relative_abundance() -> None:
 
 
 def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
-    wanted = [
-        ("dnn", 1, "base", 2),
-        ("dnn", 2, "SE", 1),
-        ("dnn", 2, "ME", 2),
-        ("dnn", 10, "ME", 1),
-        ("fm", 1, "base", 1),
-    ]
+    wanted = [("dnn", 1, "base", 2), ("dnn", 2, "SE", 1), ("dnn", 2, "ME", 2), ("dnn", 10, "ME", 1)]
+    wanted.append(("fm", 1, "base", 1))
     results = [
         result(model=model, scale=scale, embed="me" if label == "ME" else "se", seed=seed)
         for model, scale, label, seeds in wanted
@@ -186,14 +189,12 @@ def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     found = table.cells([result(lr=lr, seed=seed) for lr in (0.1, 0.2) for seed in (0, 1)])
-    assert [(cell.other, len(runs)) for cell, runs in found.items()] == [
-        ((("optimizer.lr", "0.1"),), 2),
-        ((("optimizer.lr", "0.2"),), 2),
-    ]
+    both = [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
+    assert [(cell.other, len(runs)) for cell, runs in found.items()] == [(other, 2) for other in both]
     by_data = table.cells([result(data="f"), result(data="g")])
     assert [cell.other for cell in by_data] == [(("data", "f"),), (("data", "g"),)]
     by_cause = table.cells([result(data="f", lr=0.1), result(data="g", lr=0.2)])
-    assert [cell.other for cell in by_cause] == [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
+    assert [cell.other for cell in by_cause] == both
     crossed = table.cells([result(data=data, lr=lr) for data in "fg" for lr in (0.1, 0.2)])
     assert [len(runs) for runs in crossed.values()] == [1, 1, 1, 1], "two data sets are no two seeds"
 
@@ -203,8 +204,7 @@ def test_the_table_shows_mean_and_spread(tmp_path: Path, capsys) -> None:
     runs += [result(scale=4, embed="me", num_sets=4, lr=lr, test_auc=None) for lr in (0.1, 0.2)]
     table.show(table.sweep_table(runs, title="my sweep"), tmp_path / "table.txt")
     text = (tmp_path / "table.txt").read_text()
-    assert "my sweep" in text
-    assert "my sweep" in capsys.readouterr().out
+    assert ("my sweep" in text, "my sweep" in capsys.readouterr().out) == (True, True)
     rows = [line.split() for line in text.splitlines()]
     rows = [[word.strip("│┃") for word in row if word.strip("│┃")] for row in rows if "dnn" in row]
     assert [row[:3] for row in rows] == [["dnn", "1x", "base"], ["dnn", "4x", "ME"], ["dnn", "4x", "ME"]]
