@@ -212,6 +212,7 @@ def test_every_experiment_composes(folder: Path, name: str) -> None:
 
 
 def test_the_command_line_beats_the_experiment(folder: Path) -> None:
-    assert only("experiment=demo").config.trainer.max_epochs == 6
-    config = only("experiment=demo trainer.max_epochs=2 model=dnn").config
-    assert (config.model.name, config.trainer.max_epochs) == ("dnn", 2)
+    demo = OmegaConf.load(config_dir() / "experiment" / "demo.yaml")
+    assert only("experiment=demo").config.trainer.max_epochs == demo.trainer.max_epochs != 77
+    config = only("experiment=demo trainer.max_epochs=77 model=dnn").config
+    assert (config.model.name, config.trainer.max_epochs) == ("dnn", 77)

@@ -13,8 +13,11 @@ def read_header(path: Path, delimiter: str) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader(file, delimiter=delimiter, strict=True), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: the header is not UTF-8 text: {error}") from error
+    except csv.Error:
+        check_one_by_one(path, delimiter, columns=1)  # names the line
+        raise
     if not names:
         raise ValueError(f"{path}:1: no column names; expected a header")
     if twice := sorted({name for name in names if names.count(name) > 1}):

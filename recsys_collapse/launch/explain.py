@@ -55,7 +55,7 @@ def _wrong_option(override: Override, loader: Any) -> str | None:
     options = loader.get_group_options(group, ObjectType.CONFIG)
     for value in _values(override):
         for name in value.strip("[]").split(","):
-            if name and (name != "null" or group != "experiment") and name.removesuffix(".yaml") not in options:
+            if name and name.removesuffix(".yaml") not in options:
                 near = get_close_matches(name, options, n=1)
                 hint = f"; did you mean {group}={near[0]}?" if near else ";"
                 return f"{group}={name}: no such option{hint} {group} has {', '.join(options)}"

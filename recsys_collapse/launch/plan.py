@@ -57,6 +57,9 @@ def plan_job(config: DictConfig) -> Job:
         ValueError: a value is out of range, or the data's files cannot be read.
     """
     validate(config)
+    for name, node in config.callback.items():
+        if node is None:
+            raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
     fingerprint = build(config.dataset, "dataset").fingerprint(config.split_seed)
     identifier = run_id(config, fingerprint)
     return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))

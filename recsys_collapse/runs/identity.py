@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -16,14 +17,18 @@ NUMERICS_VERSION = 1  # raise when the same config and data give other numbers t
 def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
     """The part of a resolved config that can change a number, as JSON values in one spelling."""
     found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
-    found["callback"] = {k: v for k, v in found["callback"].items() if not v.get("measures_only")}
+    found["callback"] = {k: v for k, v in found["callback"].items() if not (v or {}).get("measures_only")}
     found["optimizer"] = {k: v for k, v in found["optimizer"].items() if k != "name"}
     return _canonical(found)
 
 
 def run_id(config: DictConfig, data_fingerprint: str) -> str:
     """16 hex digits; the spelling and order of values do not matter."""
-    canonical = json.dumps(identity(config, data_fingerprint), sort_keys=True, allow_nan=False)
+    described = identity(config, data_fingerprint)
+    for key, value in flatten(described).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value}: expected a finite number")
+    canonical = json.dumps(described, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -43,6 +48,14 @@ def run_name(config: DictConfig, run_id: str) -> str:
         run_id[:8],
     )
     return "-".join(names)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _marked(values: dict[str, Any], schema: type) -> dict[str, Any]:

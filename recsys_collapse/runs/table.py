@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_collapse.runs.durable import write_parquet, write_text
+from recsys_collapse.runs.identity import flatten
 from recsys_collapse.runs.records import read_result
 
 SCALARS = (
@@ -118,14 +119,6 @@ def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
         if any(f.get(key) != flat[key] for f in flats)
     }
     return sorted(keys - {"seed"})
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
