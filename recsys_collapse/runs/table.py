@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from recsys_collapse.runs.durable import write_parquet, write_text
@@ -29,6 +30,9 @@ CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
     "matrices of the same shape, whole: all sets side by side (D x MK), per set: each set on its own (D x K)"
 )
+
+
+WIDE_ONLY = ("test logloss", "val AUC", "embedding\nparameters", "dense\nparameters", "best\nepoch")
 
 
 def scan(output_dir: Path) -> list[dict[str, Any]]:
@@ -177,10 +181,13 @@ def spread(values: Sequence[float | None], digits: int) -> str:
 
 def show(table: Table, path: Path) -> None:
     """Print the table, and keep it as text at `path`."""
-    console = Console()
-    if console.width < 150 and not console.is_terminal:
-        console = Console(width=170)  # a log file has no width; do not cut numbers
-    console.print(table)
     wide = Console(width=170, record=True, file=io.StringIO())
     wide.print(table)
     write_text(path, wide.export_text())
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)  # a log file has no width; do not cut numbers
+    elif Measurement.get(console, console.options.update(max_width=170), table).maximum > console.width:
+        table.columns = [column for column in table.columns if column.header not in WIDE_ONLY]
+        table.caption = f"all columns: {path}"
+    console.print(table)
