@@ -101,7 +101,7 @@ def make_trainer(
 ) -> lightning.Trainer:
     """The Lightning trainer of one run. Records, stopping and checkpoints do not depend on `callback=`."""
     measuring = [build(node, f"callback.{name}") for name, node in config.callback.items()]
-    show_bar = sys.stderr.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
+    show_bar = sys.stdout.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
     return lightning.Trainer(
         default_root_dir=run_dir,
         accelerator=config.trainer.accelerator,
