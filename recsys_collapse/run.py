@@ -69,7 +69,7 @@ def main() -> int:
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit(1)
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             return conclude(plan) or 1  # Hydra has printed what went wrong
-        print("\nStopped. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
+        print("\nStopped. Finished runs are kept; the same command runs the others from their start.", file=sys.stderr)
         return 130
     return conclude(plan)
 

@@ -43,7 +43,7 @@ class Spectrum(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         found = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
-        pl_module.log("ia/relative", mean_relative(found), prog_bar=True)
+        pl_module.log("ia/relative", mean_relative(found), prog_bar=True)  # in float32, for bar and loggers
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         for logger in trainer.loggers:

@@ -140,10 +140,10 @@ def _compose_all(args: argparse.Namespace) -> list[DictConfig]:
 
 def _without_hydra(config: DictConfig) -> DictConfig:
     """The job's own part, resolved, so that a missing value shows now."""
-    with_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    OmegaConf.resolve(with_hydra)
-    missing = OmegaConf.missing_keys(with_hydra)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.resolve(own)
+    missing = OmegaConf.missing_keys(own)
     if missing:
         key = min(missing)
         raise ValueError(f"{key} is not set: add {key}=... to the command or to a config")
-    return with_hydra
+    return own
