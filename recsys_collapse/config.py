@@ -117,6 +117,7 @@ class Config:
     init: Init = identity(Init.xavier_table)
     match: Match = runtime(Match.embedding)  # embed.num_sets and embed.embed_size carry it
     save_scores: bool = runtime(True)
+    file_locks: bool = runtime(True)
     group: str | None = runtime(None)
     sweep: str = runtime("")
     output_dir: str = runtime("outputs")
@@ -142,9 +143,10 @@ def plain(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in cast(dict[Any, Any], found).items()}
 
 
-def _stem(*paths: str | None) -> str:
+def _stem(*paths: Any) -> str:
     """Name of the first file given, without endings and with nothing that does not belong in a file name."""
-    name = next((Path(path).name.partition(".")[0] for path in paths if path), "table")
+    given = next((path for path in paths if path), "table")
+    name = Path(given if isinstance(given, str) else given[0]).name.partition(".")[0]
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("_-") or "table"
 
 

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.plan import Job, Plan, make_plan, plan_job
-from recsys_collapse.runs.records import exclusive, read_failure, read_result, write_failure
+from recsys_collapse.runs.durable import exclusive
+from recsys_collapse.runs.records import read_failure, read_result, write_failure
 
 log = logging.getLogger(__name__)
 register()
@@ -28,7 +29,7 @@ def run_jobs(config: DictConfig) -> float | None:
     except ValueError as error:  # the plan was sound: a file changed since
         log.error(f"cannot start: {error}")
         return None
-    with exclusive(job.run_dir):
+    with exclusive(job.run_dir / ".lock", f"runs {job.name}", enabled=config.file_locks):
         if result := read_result(job.run_dir, job.run_id):
             log.info(f"{job.name}: finished before, skipped")
             return result["val_auc"]

@@ -18,8 +18,9 @@ from torch import Tensor
 from recsys_collapse.build import build
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import plain
-from recsys_collapse.cost import flops_per_sample, parameter_counts
-from recsys_collapse.dataset.batches import Batches, shuffled
+from recsys_collapse.cost import check_memory, flops_per_sample, free_memory, parameter_counts
+from recsys_collapse.dataset.batches import Batches, resident, shuffled
+from recsys_collapse.dataset.progress import progress_bar
 from recsys_collapse.dataset.store import Store, prepare
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
@@ -32,6 +33,7 @@ from recsys_collapse.score import Score, score
 from recsys_collapse.seeding import derive
 from recsys_collapse.spectrum import field_spectra
 
+log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*", module="pytorch_lightning")
 DEFAULT_THREADS = torch.get_num_threads()
@@ -47,7 +49,13 @@ def train(job: Job) -> dict[str, Any]:
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     clear(job.run_dir)
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    store = prepare(build(config.dataset, "dataset"), Path(config.store_dir), config.split_seed)
+    source = build(config.dataset, "dataset")
+    with progress_bar(show_bar(config)) as progress:
+        store = prepare(
+            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=log.info
+        )
+    columns = config.embed.num_sets * config.embed.embed_size
+    check_memory(store.cardinalities, store.fields, columns, free_memory(config.trainer.accelerator))
     module = build_module(config, store)
     loggers = make_loggers(
         config.logger,
@@ -70,6 +78,7 @@ def train(job: Job) -> dict[str, Any]:
     try:
         records = EpochRecords(len(store.splits["train"]))
         trainer = make_trainer(config, job.run_dir, [records], loggers)
+        store = resident(store, trainer.strategy.root_device, source.device_resident)
         fit(trainer, module, store, config)
         result = conclude(job, trainer, module, store, records)
         result["wall_seconds"] = time.perf_counter() - started
@@ -101,7 +110,6 @@ def make_trainer(
 ) -> lightning.Trainer:
     """The Lightning trainer of one run. Records, stopping and checkpoints do not depend on `callback=`."""
     measuring = [build(node, f"callback.{name}") for name, node in config.callback.items()]
-    show_bar = sys.stdout.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
     return lightning.Trainer(
         default_root_dir=run_dir,
         accelerator=config.trainer.accelerator,
@@ -121,13 +129,18 @@ def make_trainer(
                 save_weights_only=True,
                 enable_version_counter=False,
             ),
-            *([TQDMProgressBar(leave=False)] if show_bar else []),
+            *([TQDMProgressBar(leave=False)] if show_bar(config) else []),
         ],
-        enable_progress_bar=show_bar,
+        enable_progress_bar=show_bar(config),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
     )
+
+
+def show_bar(config: DictConfig) -> bool:
+    """Whether progress is drawn: as configured, or if someone watches."""
+    return sys.stdout.isatty() if config.trainer.progress_bar is None else bool(config.trainer.progress_bar)
 
 
 def fit(trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig) -> None:
@@ -151,10 +164,11 @@ def conclude(
     for part in ("valid", "test"):
         batches = Batches(store, part, config.trainer.eval_batch_size)
         logit_n = torch.cat(trainer.predict(module, batches)).float().cpu()  # type: ignore[arg-type]
-        label_n = store.labels[store.splits[part]]
+        row_n = store.splits[part].cpu()
+        label_n = store.labels.index_select(0, store.splits[part]).cpu()
         scores[part] = score(logit_n, label_n)
         if config.save_scores:
-            write_scores(job.run_dir / f"{part}_scores.parquet", store.splits[part], label_n, logit_n)
+            write_scores(job.run_dir / f"{part}_scores.parquet", row_n.long(), label_n, logit_n)
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,

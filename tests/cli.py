@@ -18,10 +18,12 @@ SMALL = [
 SMALL_SYNTHETIC = ["dataset.rows=600", "dataset.num_fields=4", "dataset.max_cardinality=40"]
 
 
-def run(*arguments: str, cwd: Path, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m recsys_collapse.run <arguments>` in `cwd`."""
+def run(
+    *arguments: str, cwd: Path, timeout: float = 240, module: str = "recsys_collapse.run", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m recsys_collapse.run <arguments>` (or another module) in `cwd`."""
     return subprocess.run(
-        [sys.executable, "-m", "recsys_collapse.run", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
         capture_output=True,

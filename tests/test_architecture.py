@@ -30,11 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "regularizer": {"model.backbone", "spectrum"},
     "build": {"config"},
     "runs": {"", "config", "runs"},
-    "launch": {"build", "config", "launch", "runs"},
+    "launch": {"build", "config", "dataset.source", "launch", "runs"},
 }
 # Libraries that only these modules or folders may import, and libraries that are imported in functions only.
 OWNERS = {
-    "hydra": {"config", "build", "run", "launch"},
+    "hydra": {"config", "build", "run", "prepare", "launch"},
     "pytorch_lightning": {"module", "callback", "logger", "train"},
     "experiments": set(),
     "benchmarks": set(),

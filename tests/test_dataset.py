@@ -1,8 +1,9 @@
 """From rows to batches: fingerprint, ids, split, store and the order of the batches."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset import store as store_module
 from recsys_collapse.dataset.batches import Batches, shuffled
-from recsys_collapse.dataset.encode import build_vocabulary, encode
+from recsys_collapse.dataset.encode import Codes, build_vocabulary, count_codes
 from recsys_collapse.dataset.source import Rows, Source
 from recsys_collapse.dataset.split import split_rows
 from recsys_collapse.dataset.store import Store, prepare
@@ -23,7 +25,7 @@ from recsys_collapse.seeding import derive
 
 few = settings(max_examples=60, deadline=None)
 THIRDS = {"train": 4, "valid": 2, "test": 2}
-FILES = ["ids.bin", "labels.bin", "manifest.json", "vocabulary.parquet"]
+FILES = ["ids.bin", "labels.bin", "manifest.json", "splits.bin", "vocabulary.parquet"]
 
 
 @dataclass(kw_only=True)
@@ -39,9 +41,13 @@ class Given(Source):
     def files(self) -> list[Path]:
         return self.paths
 
-    def read(self) -> Rows:
+    def read(self) -> Iterator[Rows]:
         self.reads.append(1)
-        return Rows(pl.DataFrame(self.columns), np.array(self.labels, dtype=np.uint8), self.parts)
+        frame, labels, start = pl.DataFrame(self.columns), np.array(self.labels, dtype=np.uint8), 0
+        for part, size in (self.parts or {None: len(labels)}).items():
+            rows = slice(start, start + size)
+            yield Rows(frame[rows], labels[rows], part)
+            start += size
 
 
 def given_rows(**changes) -> Given:
@@ -93,14 +99,18 @@ def test_options_of_every_source_are_checked(key: str, value: object) -> None:
 def test_ids_follow_count_then_value(values: list[str], min_count: int) -> None:
     """UTF-8 bytes decide between values of equal count; what is rare or unseen has id 0."""
     expected = expected_ids([*values, "never seen"], values, min_count)
-    vocabulary = build_vocabulary(pl.Series("any name", values, dtype=pl.String), min_count)
-    assert vocabulary.columns == ["value", "count", "id"]
+    codes = Codes()
+    code_n = codes.add(pl.Series("any name", [*values, "never seen"], dtype=pl.String))
+    part_n = np.array([0] * len(values) + [1], dtype=np.uint8)
+    count_VP = count_codes(code_n, part_n, codes.size, 3)
+    known, id_V, cardinality = build_vocabulary(codes.values(), np.ascontiguousarray(count_VP[:, 0]), min_count)
+    assert known.columns == ["value", "count", "id"]
     counts = Counter(values)
     by_id = sorted((i, value) for value, i in expected.items() if i > 0)
-    assert vocabulary.rows() == [(value, counts[value], i) for i, value in by_id]
-    ids = encode(pl.Series([*values, "never seen"], dtype=pl.String), vocabulary)
-    assert ids.dtype == np.int32
-    assert ids.tolist() == [expected[value] for value in [*values, "never seen"]]
+    assert known.rows() == [(value, counts[value], i) for i, value in by_id]
+    assert id_V.dtype == np.int32
+    assert cardinality == known.height + 1
+    assert id_V[code_n].tolist() == [expected[value] for value in [*values, "never seen"]]
 
 
 @few
@@ -112,8 +122,8 @@ def test_split_is_the_official_one(num_rows: int, seed: int) -> None:
     found = split_rows(num_rows, seed)
     assert list(found) == ["train", "valid", "test"]
     for rows, wanted in zip(found.values(), expected, strict=True):
-        assert torch.equal(rows, wanted)
-    assert torch.cat(list(found.values())).sort().values.tolist() == list(range(num_rows))
+        assert rows.tolist() == wanted.tolist()
+    assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(num_rows))
 
 
 def test_given_parts_follow_each_other() -> None:
@@ -139,7 +149,7 @@ def test_a_part_without_rows_is_refused(num_rows: int, parts: dict[str, int] | N
 def test_store_holds_the_rows(tmp_path: Path, vocabulary: str, min_count: int) -> None:
     source = given_rows(vocabulary=vocabulary, min_count=min_count)
     store = prepare(source, tmp_path, 0)
-    assert store.path == tmp_path / f"g-{store.fingerprint}"
+    assert store.path == tmp_path / f"g-v1-{store.fingerprint}"
     assert store.fingerprint == source.fingerprint(0)
     assert sorted(path.name for path in store.path.iterdir()) == FILES
     assert store.fields == ["a", "b"]
@@ -177,42 +187,65 @@ def test_store_can_be_read_by_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
 def test_a_killed_build_leaves_nothing(tmp_path: Path, monkeypatch, error: type[BaseException]) -> None:
-    write = store_module._write
+    build = store_module.build
 
     def killed(*args) -> None:
-        write(*args)
+        build(*args)
         raise error("killed")
 
-    monkeypatch.setattr(store_module, "_write", killed)
+    monkeypatch.setattr(store_module, "build", killed)
     with pytest.raises(error, match="killed"):
         prepare(given_rows(), tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
     monkeypatch.undo()
     assert prepare(given_rows(), tmp_path, 0).cardinalities == [4, 4]
 
 
-def test_two_builds_at_once_are_one_store(tmp_path: Path, monkeypatch) -> None:
-    write = store_module._write
+def test_builds_without_locks_are_one_store(tmp_path: Path, monkeypatch) -> None:
+    """Without file locks the second to finish finds the first one's store, with the same bytes."""
+    build = store_module.build
 
-    def overtaken(*args) -> None:
-        write(*args)
+    def overtaken(*args) -> dict:
         monkeypatch.undo()
-        prepare(given_rows(), tmp_path, 0)
+        prepare(given_rows(), tmp_path, 0, lock=False)
+        return build(*args)
 
-    monkeypatch.setattr(store_module, "_write", overtaken)
-    store = prepare(given_rows(), tmp_path, 0)
+    monkeypatch.setattr(store_module, "build", overtaken)
+    store = prepare(given_rows(), tmp_path, 0, lock=False)
     assert list(tmp_path.iterdir()) == [store.path]
     assert sorted(path.name for path in store.path.iterdir()) == FILES
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "labels.bin"])
-@pytest.mark.parametrize("change", [-1, 1])
-def test_a_damaged_store_is_refused(tmp_path: Path, name: str, change: int) -> None:
-    file = prepare(given_rows(), tmp_path, 0).path / name
-    size = file.stat().st_size
-    os.truncate(file, size + change)
-    with pytest.raises(ValueError, match=f"{name}: {size + change} bytes, expected {size}: the store is damaged"):
-        prepare(given_rows(), tmp_path, 0)
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "longer", "flipped", "gone"])
+def test_a_damaged_store_is_set_aside_and_built_again(tmp_path: Path, monkeypatch, name: str, damage: str) -> None:
+    path = prepare(given_rows(), tmp_path, 0).path
+    whole, content = digests(path), (path / name).read_bytes()
+    if damage == "gone":
+        (path / name).unlink()
+    else:
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
+        (path / name).write_bytes({"cut": content[:-1], "longer": content + b"x", "flipped": flipped}[damage])
+    monkeypatch.setattr(store_module, "_verified", set())  # as in another process
+    notes: list[str] = []
+    assert prepare(given_rows(), tmp_path, 0, note=notes.append).path == path
+    assert digests(path) == whole
+    assert name in notes[0] and "damaged" in notes[0]
+    assert len(list(tmp_path.glob("*.damaged-*/*"))) == 1
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:
+    path = prepare(given_rows(), tmp_path, 0).path
+    monkeypatch.setattr(store_module, "STORE_FORMAT", 99)
+    with pytest.raises(ValueError, match="store of format 2, need 99: run the prepare command again"):
+        store_module.open_store(path)
+    monkeypatch.setattr(source_module, "STORE_FORMAT", 99)
+    assert given_rows().fingerprint(0) != path.name.rpartition("-")[2]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +255,7 @@ def test_a_damaged_store_is_refused(tmp_path: Path, name: str, change: int) -> N
 def test_one_class_for_training_or_validation_is_refused(tmp_path: Path, labels: list[int], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         prepare(given_rows(labels=labels), tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
 def numbered(num_rows: int) -> Store:

@@ -47,7 +47,7 @@ class Lines(Source):
     def read(self):
         rows = [line.split() for line in Path(self.path).read_text().splitlines()]
         features = pl.DataFrame({"first": [row[1] for row in rows], "second": [row[2] for row in rows]})
-        return Rows(features, np.array([int(row[0]) for row in rows], dtype=np.uint8))
+        yield Rows(features, np.array([int(row[0]) for row in rows], dtype=np.uint8))
 '''
 
 

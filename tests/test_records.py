@@ -13,8 +13,8 @@ import pytest
 
 from recsys_collapse.callback.spectrum import SPECTRA
 from recsys_collapse.module import DivergedError
-from recsys_collapse.runs import figure, records, table
-from recsys_collapse.runs.durable import write, write_json, write_parquet, write_text
+from recsys_collapse.runs import figure, table
+from recsys_collapse.runs.durable import exclusive, write, write_json, write_parquet, write_text
 from recsys_collapse.runs.records import FILES, REQUIRED, SCHEMA, clear, read_failure, read_result, write_failure
 
 
@@ -129,7 +129,11 @@ def test_clear_removes_what_a_run_writes_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_one_process_works_on_a_run(tmp_path: Path) -> None:
-    with records.exclusive(tmp_path), (tmp_path / ".lock").open("w") as other, pytest.raises(BlockingIOError):
+    with (
+        exclusive(tmp_path / ".lock", "waits"),
+        (tmp_path / ".lock").open("w") as other,
+        pytest.raises(BlockingIOError),
+    ):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (tmp_path / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

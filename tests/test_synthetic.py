@@ -30,14 +30,14 @@ def logits(monkeypatch, **changes) -> tuple[Rows, np.ndarray]:
     kept = []
     bias = synthetic._bias
     monkeypatch.setattr(synthetic, "_bias", lambda logit_n, base_rate: kept.append(logit_n) or bias(logit_n, base_rate))
-    rows = source(**changes).read()
+    rows = next(source(**changes).read())
     return rows, kept[0]
 
 
 def test_rows_depend_on_the_seed_alone() -> None:
-    first = source().read()
+    first = next(source().read())
     np.random.seed(5)
-    again, other = source().read(), source(data_seed=1).read()
+    again, other = next(source().read()), next(source(data_seed=1).read())
     assert first.features.equals(again.features)
     assert np.array_equal(first.labels, again.labels)
     assert not first.features.equals(other.features)
@@ -47,7 +47,7 @@ def test_rows_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("base_rate", [0.03, 0.25, 0.6])
 def test_base_rate(base_rate: float) -> None:
-    labels = source(base_rate=base_rate, rows=20_000).read().labels
+    labels = next(source(base_rate=base_rate, rows=20_000).read()).labels
     assert labels.dtype == np.uint8
     assert set(labels.tolist()) == {0, 1}
     five_errors = 5 * math.sqrt(base_rate * (1 - base_rate) / 20_000)
@@ -56,7 +56,7 @@ def test_base_rate(base_rate: float) -> None:
 
 def test_cardinalities_are_log_spaced() -> None:
     """Of 8 fields from 4 to 100 values; rare values of the large ones may not be drawn."""
-    features = source(max_cardinality=100).read().features
+    features = next(source(max_cardinality=100).read()).features
     limits = [round(4 * 25 ** (i / 7)) for i in range(8)]
     found = [features[name].n_unique() for name in features.columns]
     assert limits == [4, 6, 10, 16, 25, 40, 63, 100]
@@ -69,7 +69,7 @@ def test_cardinalities_are_log_spaced() -> None:
 
 @pytest.mark.parametrize("zipf", [0.0, 1.05])
 def test_values_follow_the_power_law(zipf: float) -> None:
-    column = source(zipf=zipf, max_cardinality=100, rows=20_000).read().features["field08"]
+    column = next(source(zipf=zipf, max_cardinality=100, rows=20_000).read()).features["field08"]
     weights = [value**-zipf for value in range(1, 101)]
     for value in (0, 1, 9, 99):
         share = weights[value] / sum(weights)
@@ -87,7 +87,7 @@ def test_signal_decides_the_best_possible_auc(monkeypatch, signal: float, auc: f
 
 def test_values_of_a_field_tell_something_about_the_label() -> None:
     """Summed label rates of values, counted on one half and scored on the other."""
-    rows = source(rows=20_000).read()
+    rows = next(source(rows=20_000).read())
     frame = rows.features.with_columns(pl.Series("label", rows.labels))
     train, test = frame[:10_000], frame[10_000:]
     score_n = np.zeros(10_000)

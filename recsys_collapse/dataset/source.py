@@ -6,27 +6,36 @@ A new source is a keyword-only dataclass with `files` and `read`; encoding, stor
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from recsys_collapse.dataset.buckets import Bucket
+from recsys_collapse.dataset.files import content_hash
+
 PARTS = ("train", "valid", "test")
-STORE_FORMAT = 1  # raise when ids or files of a store change for the same rows
+MEMO = "content_hashes.json"  # in store_dir: hashing a large file takes a while, and nothing needs it twice
+STORE_FORMAT = 2  # raise when ids or files of a store change for the same rows
+RESIDENT = ("auto", True, False)
 
 
 class Rows(NamedTuple):
-    """What a source yields: all rows in file order."""
+    """Consecutive rows of a source, in file order."""
 
     features: pl.DataFrame
-    """One column per field. Values are compared as text; null and "" both mean missing."""
+    """One column per field, the same ones every time. Values are compared as text; null and "" both mean missing."""
     labels: np.ndarray
     """(rows,) uint8, 0 or 1."""
-    parts: dict[str, int] | None = None
-    """Rows of the given train, valid and test parts, which follow each other; None: split 8:1:1 at random."""
+    part: str | None = None
+    """The given part these rows belong to, train before valid before test; None: the store splits them."""
+    time: pl.Series | None = None
+    """(rows,) what rows are ordered by before they are split 8:1:1; None: split at random."""
+    done: float = 1.0
+    """Share of the source read so far, for whoever waits."""
 
 
 def runtime(**kwargs: Any) -> Any:
@@ -42,6 +51,8 @@ class Source(ABC):
         name: the word in run names; the CLI word of its config.
         min_count: values seen less often share the extra id 0 of their field with unseen ones.
         vocabulary: rows the values are counted on, `train` or `all` (as the official code does).
+        hashed_cardinality: fields with more ids than this have their values hashed into so many; null: no limit.
+        device_resident: keep the prepared data in the device's memory: true, false, or `auto` (if it fits).
     """
 
     version: ClassVar[int] = 1
@@ -50,12 +61,20 @@ class Source(ABC):
     name: str = runtime()
     min_count: int = 1
     vocabulary: str = "train"
+    hashed_cardinality: int | None = None
+    device_resident: str | bool = runtime(default="auto")
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
             raise ValueError(f"dataset.min_count={self.min_count}: expected an integer of 1 or more")
         if self.vocabulary not in ("train", "all"):
             raise ValueError(f"dataset.vocabulary={self.vocabulary}: expected train or all")
+        if self.hashed_cardinality is not None and self.hashed_cardinality < 2:
+            raise ValueError(
+                f"dataset.hashed_cardinality={self.hashed_cardinality}: expected 2 or more (id 0 is one), or null"
+            )
+        if self.device_resident not in RESIDENT:
+            raise ValueError(f"dataset.device_resident={self.device_resident}: expected auto, true or false")
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -66,12 +85,24 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def read(self) -> Rows:
-        """All rows.
+    def read(self) -> Iterator[Rows]:
+        """All rows, piece by piece, so that memory does not grow with their number; one piece is fine for small data.
 
         Raises:
             ValueError: the content cannot be trusted; names file, line and column where there is one.
         """
+
+    def left_out(self) -> list[dict[str, Any]]:
+        """Lines that the last `read` could not use and was allowed to leave out: file, line, reason, text."""
+        return []
+
+    def field_buckets(self) -> dict[str, Bucket]:
+        """Fields whose distinct values are turned into others before they are counted, such as numbers."""
+        return {}
+
+    def published(self) -> dict[str, str]:
+        """Statistics that others published for these rows, in the words of `report.statistics`."""
+        return {}
 
     def recipe(self) -> dict[str, Any]:
         """Everything but the content of the files that decides what the rows are."""
@@ -79,27 +110,20 @@ class Source(ABC):
         source = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"source": source, "version": self.version, **options}
 
-    def fingerprint(self, split_seed: int) -> str:
-        """16 hex digits that change with the rows, the recipe and the split, and with nothing else."""
+    def fingerprint(
+        self, split_seed: int, memo: Path | None = None, on_bytes: Callable[[int, int], None] | None = None
+    ) -> str:
+        """16 hex digits that change with the rows, the recipe and the split, and with nothing else.
+
+        Args:
+            split_seed: of the random split.
+            memo: a file that remembers the hashes of large files between processes.
+            on_bytes: called with bytes hashed and bytes in all of each file.
+        """
         described = {
             "format": STORE_FORMAT,
             "recipe": self.recipe(),
-            "content": [file_hash(path) for path in self.files()],
+            "content": [content_hash(path, memo, on_bytes) for path in self.files()],
             "split_seed": split_seed,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, remembered in this process as long as the file is not touched."""
-    stat = path.stat()
-    return _hash_content(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
-
-
-@lru_cache(maxsize=256)
-def _hash_content(path: Path, _touched: tuple[int, ...]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

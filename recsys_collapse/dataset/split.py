@@ -1,12 +1,13 @@
 """The split 8:1:1, exactly the official one, so that a run here and a run there test on the same rows."""
 
+import numpy as np
+import polars as pl
 import torch
-from torch import Tensor
 
 from recsys_collapse.dataset.source import PARTS
 
 
-def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = None) -> dict[str, Tensor]:
+def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
     """Row numbers (int64) of train, valid and test.
 
     Random: a permutation of the rows in file order, generator seeded with `split_seed`; the first int(.8 n), the next
@@ -16,16 +17,51 @@ def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = No
         ValueError: a part has no rows.
     """
     if parts is None:
-        order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(split_seed))
-        sizes = [int(0.8 * num_rows), int(0.1 * num_rows)]
-        sizes.append(num_rows - sum(sizes))
-    else:
-        order = torch.arange(num_rows)
-        sizes = [parts[part] for part in PARTS]
+        order_n = torch.randperm(num_rows, generator=torch.Generator().manual_seed(split_seed)).numpy()
+        return cut(order_n, split_sizes(num_rows))
+    return cut(np.arange(num_rows), [parts[part] for part in PARTS])
+
+
+def split_sizes(num_rows: int) -> list[int]:
+    """Sizes of an 8:1:1 split, rounded as the official code does."""
+    sizes = [int(0.8 * num_rows), int(0.1 * num_rows)]
+    return [*sizes, num_rows - sum(sizes)]
+
+
+def cut(order_n: np.ndarray, sizes: list[int]) -> dict[str, np.ndarray]:
+    """Rows in this order as train, valid and test of these sizes.
+
+    Raises:
+        ValueError: a part has no rows.
+    """
     if 0 in sizes:
         found = ", ".join(f"{part} {size}" for part, size in zip(PARTS, sizes, strict=True))
         raise ValueError(
-            f"dataset: {num_rows} rows split into {found}: expected at least one row in each; "
+            f"dataset: {len(order_n)} rows split into {found}: expected at least one row in each; "
             "a random 8:1:1 split needs 10 rows or more"
         )
-    return dict(zip(PARTS, order.split(sizes), strict=True))
+    return dict(zip(PARTS, np.split(order_n, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def split_by_time(rank_n: np.ndarray) -> dict[str, np.ndarray]:
+    """Row numbers (int64) of the earliest int(.8 n), the next int(.1 n) and the latest rows; ties in file order."""
+    return cut(np.argsort(rank_n, kind="stable"), split_sizes(len(rank_n)))
+
+
+def time_ranks(values: pl.Series) -> np.ndarray:
+    """Place of each distinct time (V,) in order: as numbers if all are numbers, else as text (2014-10-21 sorts right).
+
+    Raises:
+        ValueError: a time is missing, or only some are numbers.
+    """
+    if (values == "").any():
+        raise ValueError("dataset.time: the time of some rows is missing: expected one in every row")
+    numbers = values.cast(pl.Float64, strict=False)
+    numbers = numbers.zip_with(numbers.is_finite(), pl.Series([None], dtype=pl.Float64).new_from_index(0, len(values)))
+    if 0 < numbers.null_count() < len(values):
+        example = values.filter(numbers.is_null())[0], values.filter(numbers.is_not_null())[0]
+        raise ValueError(f"dataset.time: {example[0]!r} is no number, {example[1]!r} is one: expected all of a kind")
+    if numbers.null_count() == 0:
+        whole = values.cast(pl.Int64, strict=False)  # a float does not tell 19 digits apart
+        return (numbers if whole.null_count() else whole).rank("dense").to_numpy()
+    return values.rank("dense").to_numpy()

@@ -1,24 +1,31 @@
 """The prepared store: an immutable directory of ids, made once from a source and mapped into memory by every run.
 
-`<store_dir>/<name>-<fingerprint>/`: `ids.bin` (rows x fields, int32, row-major), `labels.bin` (rows, uint8),
-`vocabulary.parquet` (field, value, count, id), `manifest.json` (written last, before the directory gets its name).
+`<store_dir>/<name>-v<version>-<fingerprint>/`: `ids.bin` (rows x fields, int32, row-major), `labels.bin` (rows, uint8),
+`splits.bin` (rows, int32: row numbers of train, then valid, then test), `vocabulary.parquet` (field, value, count, id),
+`bad_lines.jsonl` (lines that were set aside, if any), `manifest.json` (sizes, checksums and statistics; written last,
+before the directory gets its name). The version is that of the recipe, whose every option is in the fingerprint.
 """
 
 import json
+import logging
 import shutil
 import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
-from recsys_collapse.dataset.encode import as_text, build_vocabulary, encode
-from recsys_collapse.dataset.source import PARTS, Rows, Source
-from recsys_collapse.dataset.split import split_rows
-from recsys_collapse.runs.durable import sync, umask
+from recsys_collapse.dataset.build import Progress, build, silent
+from recsys_collapse.dataset.source import MEMO, PARTS, STORE_FORMAT, Source
+from recsys_collapse.runs.durable import exclusive, sync, umask
+
+log = logging.getLogger(__name__)
+_verified: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -32,96 +39,151 @@ class Store:
     ids: Tensor
     labels: Tensor
     splits: dict[str, Tensor]
-    """Row numbers in file order of `train`, `valid` and `test`."""
+    """Row numbers in file order of `train`, `valid` and `test`, int32."""
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the store: recipe, sizes, checksums and statistics."""
+        return read_manifest(self.path)
 
 
-def prepare(source: Source, store_dir: Path, split_seed: int) -> Store:
-    """The store of this source, built if it is not there yet.
+def prepare(
+    source: Source,
+    store_dir: Path,
+    split_seed: int,
+    *,
+    lock: bool = True,
+    progress: Progress = silent,
+    note: Callable[[str], None] = log.info,
+) -> Store:
+    """The store of this source, built if it is not there yet or damaged; of several processes one builds.
+
+    Args:
+        source: where the rows come from.
+        store_dir: the folder of all stores.
+        split_seed: of the random split 8:1:1.
+        lock: False where the file system has no file locks; then two processes may both build.
+        progress: told stage and share done.
+        note: told, in a sentence, of what takes time or was not expected.
 
     Raises:
         ValueError: the source cannot be read, a split is empty, or training or validation rows have one class only.
     """
-    path = store_dir / f"{source.name}-{source.fingerprint(split_seed)}"
-    if not (path / "manifest.json").is_file():
-        _build(source, path, split_seed)
-    return open_store(path, split_seed)
+    hashing: Callable[[int, int], None] = lambda done, total: progress("hashing the files", done / max(total, 1))  # noqa: E731
+    fingerprint = source.fingerprint(split_seed, store_dir / MEMO, hashing)
+    path = store_dir / f"{source.name}-v{source.version}-{fingerprint}"
+    with exclusive(store_dir / ".locks" / path.name, "prepares the same data", enabled=lock):
+        if path.exists():
+            try:
+                return open_store(path)
+            except DamagedStoreError as damage:
+                aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.damaged-", dir=store_dir))
+                path.rename(aside / path.name)
+                note(f"{damage}; it is set aside in {aside} and prepared again")
+        else:
+            note(f"{source.name}: preparing {path}")
+        _build(source, path, split_seed, progress)
+    return open_store(path)
 
 
-def open_store(path: Path, split_seed: int) -> Store:
-    """Map an existing store into memory.
+class DamagedStoreError(ValueError):
+    """A file of a store is not what was written."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the store at `path`.
 
     Raises:
-        ValueError: a file does not have the size that the manifest gives.
+        ValueError: it was written by another version of the format.
     """
-    manifest = json.loads((path / "manifest.json").read_text())
-    rows, fields = manifest["rows"], manifest["fields"]
-    shapes = {"ids.bin": (4, rows * len(fields)), "labels.bin": (1, rows)}
-    for name, (width, count) in shapes.items():
-        if (found := (path / name).stat().st_size) != width * count:
-            raise ValueError(
-                f"{path / name}: {found} bytes, expected {width * count}: the store is damaged, remove {path}"
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if manifest["format"] != STORE_FORMAT:
+            raise _OtherFormatError(manifest["format"])
+        if manifest.pop("crc32") != _crc32(manifest):
+            raise ValueError("the content has changed")
+    except _OtherFormatError as error:
+        raise ValueError(
+            f"{path}: store of format {error}, need {STORE_FORMAT}: run the prepare command again"
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamagedStoreError(f"{path / 'manifest.json'}: cannot be read: {error}: the store is damaged") from error
+    return manifest
+
+
+class _OtherFormatError(Exception):
+    pass
+
+
+def _crc32(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def open_store(path: Path) -> Store:
+    """Map an existing store into memory; once in a process, its content is checked.
+
+    Raises:
+        DamagedStoreError: a file has another size or checksum than when it was written.
+        ValueError: the store has another format.
+    """
+    manifest = read_manifest(path)
+    for name, written in manifest["files"].items():
+        size = (path / name).stat().st_size if (path / name).is_file() else 0
+        if size != written["bytes"]:
+            raise DamagedStoreError(
+                f"{path / name}: {size} bytes, expected {written['bytes']}: the store is damaged, remove {path}"
             )
+    if path not in _verified:
+        for name, written in manifest["files"].items():
+            if checksum(path / name) != written["crc32"]:
+                raise DamagedStoreError(f"{path / name}: the content has changed: the store is damaged, remove {path}")
+        _verified.add(path)
+    rows, fields = manifest["rows"], manifest["fields"]
     ids = torch.from_file(str(path / "ids.bin"), size=rows * len(fields), dtype=torch.int32)
-    labels = torch.from_file(str(path / "labels.bin"), size=rows, dtype=torch.uint8)
+    order = torch.from_file(str(path / "splits.bin"), size=rows, dtype=torch.int32)
     return Store(
         path=path,
         fingerprint=path.name.rpartition("-")[2],
         fields=fields,
         cardinalities=manifest["cardinalities"],
         ids=ids.view(rows, len(fields)),
-        labels=labels,
-        splits=split_rows(rows, split_seed, manifest["parts"]),
+        labels=torch.from_file(str(path / "labels.bin"), size=rows, dtype=torch.uint8),
+        splits=dict(zip(PARTS, order.split([manifest["parts"][part] for part in PARTS]), strict=True)),
     )
 
 
-def _build(source: Source, path: Path, split_seed: int) -> None:
+def checksum(path: Path) -> list[int]:
+    """CRC-32 of every 16 MiB of a file: finds damage at several GB/s, and brings the file into the page cache."""
+    step = 1 << 24
+
+    def piece(start: int) -> int:
+        with path.open("rb") as file:
+            file.seek(start)
+            return zlib.crc32(file.read(step))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(piece, range(0, path.stat().st_size, step)))
+
+
+def _build(source: Source, path: Path, split_seed: int, progress: Progress) -> None:
     """Write beside the final place, then rename: a store is there whole or not at all."""
-    rows = source.read()
-    splits = split_rows(len(rows.labels), split_seed, rows.parts)
-    for part in ("train", "valid"):
-        _check_classes(part, rows.labels[splits[part].numpy()])
     path.parent.mkdir(parents=True, exist_ok=True)
+    for orphan in path.parent.glob(f".{path.name}-*"):  # of a build that was killed
+        shutil.rmtree(orphan, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _write(source, rows, splits["train"], unfinished)
-        for file in unfinished.iterdir():
+        manifest = build(source, unfinished, split_seed, progress)
+        files = sorted(unfinished.iterdir())
+        manifest["files"] = {f.name: {"bytes": f.stat().st_size, "crc32": checksum(f)} for f in files}
+        manifest["crc32"] = _crc32(manifest)
+        (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2, allow_nan=False))
+        for file in (*files, unfinished / "manifest.json", unfinished):
             sync(file)
         unfinished.chmod(0o777 & ~umask())  # mkdtemp makes it private
         unfinished.rename(path)
+        sync(path.parent)
+        _verified.add(path)
     except OSError:
         if not (path / "manifest.json").is_file():  # else another process was first, with the same bytes
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _check_classes(part: str, labels: np.ndarray) -> None:
-    positives = int(labels.sum())
-    if positives in (0, len(labels)):
-        raise ValueError(
-            f"dataset: all {len(labels)} {part} rows have label {int(positives > 0)}, so there is no AUC: expected "
-            "both classes; give more rows, another split_seed or other files"
-        )
-
-
-def _write(source: Source, rows: Rows, train_rows: Tensor, folder: Path) -> None:
-    features = as_text(rows.features)
-    counted = features if source.vocabulary == "all" else features[train_rows.numpy()]
-    ids = np.empty((features.height, features.width), dtype=np.int32)
-    vocabularies = []
-    for i, name in enumerate(features.columns):
-        vocabulary = build_vocabulary(counted[name], source.min_count)
-        ids[:, i] = encode(features[name], vocabulary)
-        vocabularies.append(vocabulary.select(pl.lit(name).alias("field"), pl.all()))
-    ids.tofile(folder / "ids.bin")
-    rows.labels.tofile(folder / "labels.bin")
-    pl.concat(vocabularies).write_parquet(folder / "vocabulary.parquet")
-    manifest = {
-        "recipe": source.recipe(),
-        "rows": features.height,
-        "fields": features.columns,
-        "cardinalities": [vocabulary.height + 1 for vocabulary in vocabularies],
-        "positives": int(rows.labels.sum()),
-        "parts": None if rows.parts is None else {part: rows.parts[part] for part in PARTS},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))

@@ -7,6 +7,7 @@ learned at all. Rank r per pattern and field is the answer a spectrum can be hel
 Shapes: n rows, N fields, D values of one field, r rank.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -63,7 +64,7 @@ class Synthetic(Source):
     def files(self) -> list[Path]:
         return []
 
-    def read(self) -> Rows:
+    def read(self) -> Iterator[Rows]:
         rng = np.random.default_rng(derive(self.data_seed, "synthetic"))
         cardinalities = np.geomspace(self.min_cardinality, self.max_cardinality, self.num_fields).round().astype(int)
         values_nN = np.stack([self._zipf_values(rng, size) for size in cardinalities], axis=1)
@@ -76,7 +77,7 @@ class Synthetic(Source):
         probability_n = 1 / (1 + np.exp(-(logit_n + _bias(logit_n, self.base_rate))))
         labels_n = (rng.random(self.rows) < probability_n).astype(np.uint8)
         names = [f"field{i + 1:02d}" for i in range(self.num_fields)]
-        return Rows(pl.DataFrame(values_nN, schema=names), labels_n)
+        yield Rows(pl.DataFrame(values_nN, schema=names), labels_n)
 
     def _zipf_values(self, rng: np.random.Generator, cardinality: int) -> np.ndarray:
         weights = np.arange(1, cardinality + 1.0) ** -self.zipf

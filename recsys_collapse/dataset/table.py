@@ -1,139 +1,218 @@
-"""Any table of the user: CSV, TSV or Parquet with a binary label; every other column is a categorical field."""
+"""Any table of the user: CSV, TSV or Parquet with a binary label; every other column is a categorical field.
 
-from collections import Counter
+The recipes of `conf/dataset/` (criteo, avazu, criteo_x4, avazu_x4) are this source with other values.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 
-from recsys_collapse.dataset.csv_check import check_one_by_one, check_records, read_header
+from recsys_collapse.dataset.bad_lines import BadLines
+from recsys_collapse.dataset.buckets import Bucket, parse_bucket
+from recsys_collapse.dataset.files import find_files, kind, md5
+from recsys_collapse.dataset.label import LabelMap
+from recsys_collapse.dataset.parquet import read_parquet
+from recsys_collapse.dataset.records import TextFormat
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
+from recsys_collapse.dataset.text import Piece, read_text
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", "": "\t"}
+Files = str | list[str]
 
 
 @dataclass(kw_only=True)
 class Table(Source):
-    """One file, split 8:1:1 at random, or given train, valid and test files.
+    """Files that are split 8:1:1, or given train, valid and test files; text may be compressed (gz, zst, bz2, xz, zip).
 
     Args:
         label: the column with 0 and 1.
-        path: the one file; null with given parts.
+        label_map: other words for the label, such as `{no: 0, yes: 1}`.
+        path: a file, a pattern or a list of them; null with given parts.
         train, valid, test: the given parts, all three or none.
-        features: columns to use as fields, in this order; null: all but the label and `ignore`.
+        dir: the folder of the files; null: the current one.
+        features: columns to use as fields, in this order; null: all but label, time and `ignore`.
         ignore: columns to leave out.
-        delimiter: null: by the file's ending (.csv comma, .tsv and .txt tab).
+        derive: further fields, each with the column that it is made from by its bucket.
+        buckets: what a field's values become before they are counted, see `buckets.py`.
+        time: a column; the split is by this order instead of at random.
+        columns: names of the columns of text without a header.
+        delimiter, quoting: of text; null: by the file's ending (.csv comma and quotes, .tsv and .txt tab without).
+        encoding: of text.
+        bad_lines: `error`, or `quarantine`: leave unusable lines out, up to `max_bad_lines` of them.
+        max_line_bytes: longer lines are an error.
+        block_mib: how much text is read at a time; does not change the rows.
+        md5: checksums of path or of train, valid and test, checked before they are read.
+        published_as: statistics that others published for these rows.
     """
 
+    version: ClassVar[int] = 2
+
     label: str
-    path: str | None = runtime(default=None)
-    train: str | None = runtime(default=None)
-    valid: str | None = runtime(default=None)
-    test: str | None = runtime(default=None)
+    label_map: dict[str, int] | None = None
+    path: Files | None = runtime(default=None)
+    train: Files | None = runtime(default=None)
+    valid: Files | None = runtime(default=None)
+    test: Files | None = runtime(default=None)
+    dir: str | None = runtime(default=None)
     features: list[str] | None = None
     ignore: list[str] = field(default_factory=list)
-    delimiter: str | None = runtime(default=None)
+    derive: dict[str, str] = field(default_factory=dict)
+    buckets: dict[str, str] = field(default_factory=dict)
+    time: str | None = None
+    columns: list[str] | None = None
+    delimiter: str | None = None
+    quoting: bool | None = None
+    encoding: str = "utf-8"
+    bad_lines: str = "error"
+    max_bad_lines: int = 1000
+    max_line_bytes: int = 1 << 20
+    block_mib: int = runtime(default=16)
+    md5: dict[str, str] | None = runtime(default=None)
+    published_as: dict[str, str] | None = runtime(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bad_lines not in ("error", "quarantine"):
+            raise ValueError(f"dataset.bad_lines={self.bad_lines}: expected error or quarantine")
+        for name, least in {"max_bad_lines": 0, "max_line_bytes": 1, "block_mib": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"dataset.{name}={getattr(self, name)}: expected {least} or more")
+        self._bad = BadLines()
+        self._labels = {typed: LabelMap.of(self.label_map, typed) for typed in (False, True)}
+        self._buckets = {name: parse_bucket(f"dataset.buckets.{name}", word) for name, word in self.buckets.items()}
+        for name in self.derive:
+            if name not in self._buckets:
+                raise ValueError(
+                    f"dataset.derive.{name}: no bucket; expected dataset.buckets.{name}=..., or no such field"
+                )
 
     def files(self) -> list[Path]:
+        return [path for paths in self._files_by_part().values() for path in paths]
+
+    def recipe(self) -> dict[str, Any]:
+        """Delimiter and quoting as they are used: a null and what it stands for are one recipe."""
+        layouts = [self._layout(path) for path in self.files() if kind(path) != ".parquet"]
+        used = sorted({(layout.delimiter, layout.quoting) for layout in layouts})
+        return {**super().recipe(), "delimiter": [d for d, _ in used], "quoting": [q for _, q in used]}
+
+    def field_buckets(self) -> dict[str, Bucket]:
+        return self._buckets
+
+    def left_out(self) -> list[dict[str, Any]]:
+        return self._bad.lines
+
+    def published(self) -> dict[str, str]:
+        return self.published_as or {}
+
+    def read(self) -> Iterator[Rows]:
+        bad = self._bad = BadLines(self.bad_lines, self.max_bad_lines)
+        parts, first = self._files_by_part(), None
+        sizes = {path: path.stat().st_size for paths in parts.values() for path in paths}
+        total, before = sum(sizes.values()), 0
+        for part, paths in parts.items():
+            for path in paths:
+                self._check_md5(part, path)
+                chosen = None
+                for piece in self._pieces(path, bad):
+                    if chosen is None:
+                        chosen = self._chosen(path, piece.frame.columns)
+                        first = first or (path, chosen)
+                        if sorted(chosen) != sorted(first[1]):
+                            raise ValueError(f"{path}: fields {chosen}, expected those of {first[0]}: {first[1]}")
+                        chosen = first[1]  # other files may have the columns in another order
+                    rows = self._rows(piece, path, chosen, bad)
+                    given = None if self.path is not None else part
+                    yield rows._replace(part=given, done=(before + piece.done * sizes[path]) / total)
+                before += sizes[path]
+
+    def _files_by_part(self) -> dict[str, list[Path]]:
         given = [self.train, self.valid, self.test]
+        folder = None if self.dir is None else Path(self.dir)
         if self.path is not None and not any(given):
-            named = {"dataset.path": self.path}
-        elif self.path is None and all(given):
-            named = {f"dataset.{part}": str(path) for part, path in zip(PARTS, given, strict=True)}
-        else:
+            return {"path": find_files("dataset.path", self.path, folder)}
+        if self.path is None and all(given):
+            return {p: find_files(f"dataset.{p}", files or "", folder) for p, files in zip(PARTS, given, strict=True)}
+        raise ValueError(
+            f"dataset.path={self.path}, dataset.train={self.train}, dataset.valid={self.valid}, "
+            f"dataset.test={self.test}: expected either dataset.path=FILE or all three of train, valid and test"
+        )
+
+    def _check_md5(self, part: str, path: Path) -> None:
+        if (expected := (self.md5 or {}).get(part)) and (found := md5(path)) != expected:
             raise ValueError(
-                f"dataset.path={self.path}, dataset.train={self.train}, dataset.valid={self.valid}, "
-                f"dataset.test={self.test}: expected either dataset.path=FILE or all three of train, valid and test"
+                f"{path}: MD5 {found}, expected {expected} (dataset.md5.{part}): not the published file; "
+                "get it again, or set dataset.md5=null to use this one"
             )
-        for key, path in named.items():
-            if not Path(path).is_file():
-                raise ValueError(
-                    f"{key}={path}: no such file (looked in {Path.cwd()}); expected a CSV, TSV or Parquet file"
-                )
-            if Path(path).stat().st_size == 0:
-                raise ValueError(f"{key}={path}: the file is empty; expected a header and rows")
-        return [Path(path) for path in named.values()]
 
-    def read(self) -> Rows:
-        files = self.files()
-        frames = [self._read_file(path) for path in files]
-        for path, frame in zip(files, frames, strict=True):
-            if frame.columns != frames[0].columns:
-                raise ValueError(f"{path}: columns {frame.columns}, expected those of {files[0]}: {frames[0].columns}")
-        labels = [_binary(frame[self.label], path) for path, frame in zip(files, frames, strict=True)]
-        parts = None if self.path is not None else {p: len(y) for p, y in zip(PARTS, labels, strict=True)}
-        features = pl.concat([frame.drop(self.label) for frame in frames])
-        return Rows(features, np.concatenate(labels), parts)
+    def _pieces(self, path: Path, bad: BadLines) -> Iterator[Piece]:
+        if kind(path) == ".parquet":
+            return read_parquet(path, self.block_mib << 20)
+        return read_text(path, self._layout(path), bad)
 
-    def _read_file(self, path: Path) -> pl.DataFrame:
-        """The label and the fields, as text."""
-        frame = self._read_parquet(path) if path.suffix.lower() == ".parquet" else self._read_text(path)
-        if self.label not in frame.columns:
-            raise ValueError(f"{path}: no label column{_among('dataset.label', self.label, frame.columns)}")
-        others = [name for name in frame.columns if name != self.label]
-        for key, names in (("dataset.features", self.features or []), ("dataset.ignore", self.ignore)):
+    def _layout(self, path: Path) -> TextFormat:
+        delimiter = self.delimiter or DELIMITERS.get(kind(path))
+        if delimiter is None:
+            raise ValueError(f"{path}: ending {kind(path)} is not known; set dataset.delimiter, e.g. ','")
+        if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+            raise ValueError(f"dataset.delimiter={delimiter}: expected a single character, such as ',' or '\\t'")
+        quoting = delimiter != "\t" if self.quoting is None else self.quoting
+        columns = None if self.columns is None else tuple(self.columns)
+        return TextFormat(delimiter, quoting, columns, self.encoding, self.max_line_bytes, self.block_mib << 20)
+
+    def _chosen(self, path: Path, columns: Sequence[str]) -> list[str]:
+        """The fields, in order."""
+        if self.label not in columns:
+            raise ValueError(f"{path}: no label column{_among('dataset.label', self.label, columns)}")
+        if self.time is not None and self.time not in columns:
+            raise ValueError(f"{path}: no time column{_among('dataset.time', self.time, columns)}")
+        others = [name for name in columns if name != self.label]
+        named = {"dataset.features": self.features or [], "dataset.ignore": self.ignore}
+        named |= {f"dataset.derive.{name}": [column] for name, column in self.derive.items()}
+        for key, names in named.items():
             for name in names:
                 if name not in others:
                     raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
-        chosen = self.features if self.features is not None else others
-        chosen = [name for name in chosen if name not in self.ignore]
+        chosen = self.features if self.features is not None else [name for name in others if name != self.time]
+        chosen = [*(name for name in chosen if name not in self.ignore), *self.derive]
         if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
             raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
         if not chosen:
-            raise ValueError(f"{path}: no feature columns left of {frame.columns}; see dataset.features and .ignore")
-        return frame[[self.label, *chosen]].cast(pl.String)  # not pl.col: it takes "^x$" for a pattern
+            raise ValueError(f"{path}: no feature columns left of {columns}; see dataset.features and .ignore")
+        for name in self.buckets:
+            if name not in chosen:
+                raise ValueError(f"{path}: no such field{_among('dataset.buckets', name, chosen)}")
+        return chosen
 
-    def _read_parquet(self, path: Path) -> pl.DataFrame:
-        try:
-            frame = pl.read_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"{path}: cannot be read as Parquet: {error}") from error
-        for name, kind in frame.schema.items():
-            if kind.is_nested() or kind == pl.Binary or kind == pl.Object:
-                raise ValueError(
-                    f"{path}: column {name} has values of type {kind}: expected text, numbers or truth values"
-                )
-        return frame
-
-    def _read_text(self, path: Path) -> pl.DataFrame:
-        delimiter = self.delimiter or DELIMITERS.get(path.suffix.lower())
-        if delimiter is None:
-            raise ValueError(f"{path}: ending {path.suffix or '(none)'} is not known; set dataset.delimiter, e.g. ','")
-        if len(delimiter.encode()) != 1:
-            raise ValueError(f"dataset.delimiter={delimiter}: expected a single character, such as ',' or '\\t'")
-        columns = read_header(path, delimiter)
-        expected = check_records(path, delimiter, len(columns))
-        try:
-            # Names from the csv module: polars leaves doubled quotes in them.
-            frame = pl.read_csv(path, separator=delimiter, infer_schema=False, new_columns=columns)
-        except pl.exceptions.PolarsError as error:
-            check_one_by_one(path, delimiter, len(columns))  # names the line, where it finds one
-            raise ValueError(f"{path}: cannot be read as delimited text: {error}") from error
-        if frame.height != expected:  # polars drops rows around stray quotes without a word
-            raise ValueError(f"{path}: {frame.height} rows read, {expected} records counted: look for stray quotes")
-        return frame
+    def _rows(self, piece: Piece, path: Path, chosen: list[str], bad: BadLines) -> Rows:
+        """The fields and labels of a piece, without rows that have no label or no number where one is needed."""
+        frame, lines = piece.frame, piece.lines
+        labels, good = self._labels[kind(path) == ".parquet"].read(frame[self.label], path, lines, bad)
+        features = {name: frame[self.derive.get(name, name)] for name in chosen}
+        for name, bucket in self._buckets.items():
+            valid = bucket.valid(features[name])
+            if not valid.all():
+                for row in (~valid).arg_true():
+                    reason = (
+                        f"column {features[name].name}: {features[name][row]!r}, expected {bucket.expected} or nothing"
+                    )
+                    bad.add(str(path), int(lines[row]), reason, "\t".join(frame.row(row)))
+                good &= valid.to_numpy()
+        rows = Rows(
+            pl.DataFrame([values.alias(name) for name, values in features.items()]),
+            labels,
+            time=None if self.time is None else frame[self.time].alias("time"),
+        )
+        if good.all():
+            return rows
+        kept = pl.Series(good)
+        time = None if rows.time is None else rows.time.filter(kept)
+        return rows._replace(features=rows.features.filter(kept), labels=labels[good], time=time)
 
 
-def _among(key: str, name: str, names: list[str]) -> str:
+def _among(key: str, name: str, names: Sequence[str]) -> str:
     near = get_close_matches(name, names, n=1)
     return f" ({key}={name}){f'; did you mean {near[0]}?' if near else ';'} the columns are {', '.join(names)}"
-
-
-def _binary(column: pl.Series, path: Path) -> np.ndarray:
-    """Labels as uint8; only 0 and 1 (Parquet: also true and false, 0.0 and 1.0) are labels."""
-    values: dict[Any, int] = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    if path.suffix.lower() == ".parquet":
-        values |= {"false": 0, "true": 1}
-    labels = column.replace_strict(values, default=None, return_dtype=pl.UInt8)
-    if wrong := labels.null_count():
-        places = labels.is_null().arg_true()[:5].to_list()
-        counts = Counter(column.filter(labels.is_null()).to_list()).most_common(5)
-        raise ValueError(
-            f"{path}: label column {column.name} has {wrong} values that are neither 0 nor 1: "
-            + ", ".join(f"{value!r} ({count} times)" for value, count in counts)
-            + f"; first at data rows {', '.join(str(place + 1) for place in places)}"
-        )
-    return labels.to_numpy()

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register, validate
+from recsys_collapse.dataset.source import MEMO
 from recsys_collapse.launch.explain import explain
 from recsys_collapse.runs.identity import run_id, run_name
 
@@ -60,7 +61,7 @@ def plan_job(config: DictConfig) -> Job:
     for name, node in config.callback.items():
         if node is None:
             raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
-    fingerprint = build(config.dataset, "dataset").fingerprint(config.split_seed)
+    fingerprint = build(config.dataset, "dataset").fingerprint(config.split_seed, Path(config.store_dir) / MEMO)
     identifier = run_id(config, fingerprint)
     return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))
 
@@ -71,22 +72,33 @@ def make_plan(argv: list[str]) -> Plan | None:
     Raises:
         ValueError: the command cannot be run as given; says which key or value is wrong and what it could be.
     """
-    args = get_args_parser().parse_args(argv)
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.experimental_rerun:
+    configs = compose_jobs(argv)
+    if configs is None:
         return None
-    register()
-    try:
-        configs = _compose_all(args)
-    finally:
-        GlobalHydra.instance().clear()
     first = configs[0]
     for key in ("output_dir", "store_dir", "group"):
         values = {str(OmegaConf.select(config, key)) for config in configs}
         if len(values) > 1:
             raise ValueError(f"{key}={','.join(sorted(values))}: a sweep has one {key}; run the command once for each")
     jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
-    sweep = first.group or sweep_name(args.overrides)
+    sweep = first.group or sweep_name(get_args_parser().parse_args(argv).overrides)
     return Plan(sweep, Path(first.output_dir), list(jobs.values()))
+
+
+def compose_jobs(argv: list[str]) -> list[DictConfig] | None:
+    """The resolved config of every job of a command line, in the order of the sweep; None where Hydra itself answers.
+
+    Raises:
+        ValueError: a word of the command line cannot be applied.
+    """
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.experimental_rerun:
+        return None
+    register()
+    try:
+        return _compose_all(args)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def sweep_name(overrides: list[str]) -> str:

@@ -1,14 +1,21 @@
 """The only writer of results: a file is there whole or not at all, also after a crash or a full disk."""
 
+import fcntl
 import json
+import logging
 import os
+import socket
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
+
+log = logging.getLogger(__name__)
+LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -58,3 +65,49 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: float = LONGEST_WAIT) -> Iterator[None]:
+    """Wait until no other process holds this lock; the kernel releases it with the process that holds it.
+
+    Args:
+        lock: the file that is locked; it stays, and says who holds it.
+        doing: what the holder does, for whoever waits.
+        enabled: False: no lock, for file systems without them.
+        longest_wait: seconds.
+
+    Raises:
+        ValueError: the file system has no locks.
+        TimeoutError: the lock was not released in time; names the holder.
+    """
+    if not enabled:
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        _acquire(file.fileno(), lock, doing, longest_wait)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _acquire(descriptor: int, lock: Path, doing: str, longest_wait: float) -> None:
+    started, told = time.monotonic(), 0.0
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - started
+            holder = lock.read_text() or "another process"
+            if waited > longest_wait:
+                raise TimeoutError(
+                    f"{lock}: {holder} {doing} and has not finished in {waited:.0f} s: end it, or remove the file"
+                ) from None
+            if told == 0.0 or waited - told > 60:
+                log.info(f"{holder} {doing}: waiting for it")
+                told = max(waited, 1e-9)
+            time.sleep(min(0.05 + waited / 10, 1.0))
+        except OSError as error:
+            raise ValueError(f"{lock}: this file system has no file locks ({error}): set file_locks=false") from error

@@ -3,19 +3,14 @@
 A run is finished if and only if its `result.json` is valid; it is written last.
 """
 
-import fcntl
 import json
-import logging
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recsys_collapse.runs.durable import write_json
 
-log = logging.getLogger(__name__)
 SCHEMA = 1
 REQUIRED = (
     "schema",
@@ -66,19 +61,6 @@ def read_failure(run_dir: Path) -> dict[str, Any] | None:
         return json.loads((run_dir / "failure.json").read_text())
     except (OSError, ValueError):
         return None
-
-
-@contextmanager
-def exclusive(run_dir: Path) -> Iterator[None]:
-    """Wait until no other process works on this run; the lock goes with the process that holds it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info(f"{run_dir.name}: runs in another process, waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def clear(run_dir: Path) -> None:

@@ -1,0 +1,140 @@
+"""What preparing data costs: `.venv/bin/python -m benchmarks.prepare`.
+
+Speed: a file in Criteo's format with the recipe `criteo`, against a plain two-pass loop with dictionaries, as the
+official code reads it; target: at least 6 times its rows per second. Memory: the peak of a process that prepares
+5 times as many rows against one that prepares the file; target: at most 1.3 times, beside what distinct values take.
+"""
+
+import argparse
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from array import array
+from collections import Counter
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from benchmarks.criteo_file import write_criteo
+from benchmarks.interleave import interleave
+from recsys_collapse.config import config_dir
+from recsys_collapse.dataset.store import Store, prepare
+from recsys_collapse.dataset.table import Table
+
+FASTER, MORE_MEMORY, BATCH_ROWS = 6.0, 1.3, 5e6
+FIELDS, INTEGERS, MIN_COUNT = 39, 13, 10
+
+
+def ours(path: Path, folder: Path) -> Store:
+    """Prepare the file with the recipe `criteo` into an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    recipe = OmegaConf.merge(
+        *(OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml") for name in ("table", "criteo"))
+    )
+    recipe.path = str(path)
+    options = {key: recipe[key] for key in recipe if key not in ("defaults", "_target_")}
+    return prepare(Table(**{key: _plain(value) for key, value in options.items()}), folder, split_seed=0)
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value  # type: ignore[arg-type]
+
+
+def plain_loop(path: Path) -> array:
+    """Ids of all rows from two passes over the lines: count, then look up."""
+
+    def value(i: int, text: str) -> str:
+        if i >= INTEGERS or not text:
+            return text
+        number = int(text)
+        return str(int(math.log(number) ** 2)) if number > 2 else str(number - 2)
+
+    counts: list[Counter[str]] = [Counter() for _ in range(FIELDS)]
+    with path.open() as file:
+        for line in file:
+            for i, text in enumerate(line.rstrip("\n").split("\t")[1:]):
+                counts[i][value(i, text)] += 1
+    known = []
+    for count in counts:
+        frequent = sorted((-n, text) for text, n in count.items() if n >= MIN_COUNT)
+        known.append({text: number + 1 for number, (_, text) in enumerate(frequent)})
+    ids = array("i")
+    with path.open() as file:
+        for line in file:
+            ids.extend(known[i].get(value(i, text), 0) for i, text in enumerate(line.rstrip("\n").split("\t")[1:]))
+    return ids
+
+
+def peak_memory(path: Path, folder: Path) -> tuple[int, int, int]:
+    """Peak bytes of the memory of its own (without mapped files) of a process that prepares the file; distinct values
+    and rows it found.
+    """
+    code = "import sys; from benchmarks.prepare import measure_memory; measure_memory(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(folder)], capture_output=True, text=True, check=True
+    )
+    peak, distinct, rows = map(int, done.stdout.split())
+    return peak, distinct, rows
+
+
+def measure_memory(path: str, folder: str) -> None:
+    """The inside of `peak_memory`: prepares, and prints peak memory, distinct values and rows."""
+    peak, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak.append(max(peak.pop(), *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    manifest = ours(Path(path), Path(folder)).manifest()
+    stop.set()
+    watcher.join()
+    print(peak[0] * 1024, sum(manifest["distinct_values"].values()), manifest["rows"])
+
+
+def main() -> int:
+    """1 if a target is missed, else 0."""
+    parser = argparse.ArgumentParser(prog="benchmarks.prepare", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the file that is prepared for speed")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of ours and the loop")
+    parser.add_argument("--times", type=int, default=5, help="how many times the rows of the file for memory")
+    options = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small = write_criteo(folder / "small.tsv", options.rows)
+        ids = torch.frombuffer(plain_loop(small), dtype=torch.int32).view(-1, FIELDS)
+        if not torch.equal(ids, ours(small, folder / "store").ids):
+            raise AssertionError("the loop and the store differ")
+        found = interleave(lambda: plain_loop(small), lambda: ours(small, folder / "store"), options.repeats, warm_up=0)
+        console.print(
+            f"prepare, {options.rows:,} rows of Criteo's format: ours {options.rows / found.b_seconds:,.0f} rows/s, "
+            f"loop {options.rows / found.a_seconds:,.0f} rows/s; {found.ratio:.1f} times as fast "
+            f"({found.ratio_low:.1f} to {found.ratio_high:.1f}, {found.repeats} pairs; target at least {FASTER:.0f})"
+        )
+        large = write_criteo(folder / "large.tsv", options.times * options.rows)
+        started = time.perf_counter()
+        store = ours(large, folder / "store")
+        seconds = time.perf_counter() - started
+        console.print(f"prepare, {len(store.labels):,} rows: {len(store.labels) / seconds:,.0f} rows/s, once")
+        (small_peak, small_distinct, _), (peak, distinct, rows) = (
+            peak_memory(path, folder / "memory") for path in (small, large)
+        )
+        console.print(
+            f"memory, {options.rows:,} rows: {small_peak / 1e6:,.0f} MB with {small_distinct:,} distinct values; "
+            f"{rows:,} rows: {peak / 1e6:,.0f} MB with {distinct:,}: {peak / small_peak:.2f} times (target at most "
+            f"{MORE_MEMORY} beside the distinct values)"
+        )
+    return 0 if found.ratio >= FASTER else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

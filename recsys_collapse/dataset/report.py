@@ -1,0 +1,100 @@
+"""What is in a prepared store: the statistics of the paper's Table 2, every field, and a plot of cardinalities."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from recsys_collapse.dataset.source import PARTS
+from recsys_collapse.runs.durable import write
+
+MANY_UNSEEN = 0.2  # rate of rare or unseen values on validation or test rows that is worth a word
+
+
+def statistics(manifest: dict[str, Any]) -> dict[str, str]:
+    """rows, fields, and sum, max and min of the cardinalities, rounded as in the paper's Table 2."""
+    cardinalities = manifest["cardinalities"]
+    return {
+        "rows": f"{manifest['rows'] / 1e6:.1f}M",
+        "fields": str(len(cardinalities)),
+        "sum": f"{sum(cardinalities) / 1e6:.2f}M",
+        "max": f"{max(cardinalities) / 1e6:.2f}M",
+        "min": str(min(cardinalities)),
+    }
+
+
+def differences(manifest: dict[str, Any], published: dict[str, str]) -> list[str]:
+    """What differs from published statistics, in words; empty if nothing does or none are known."""
+    found = statistics(manifest)
+    by = published.get("by", "others")
+    return [
+        f"{key}: {found[key]} here, {value} in {by}"
+        for key, value in published.items()
+        if key != "by" and found[key] != str(value)
+    ]
+
+
+def warnings(manifest: dict[str, Any]) -> list[str]:
+    """What a person should look at before training on this."""
+    found = []
+    seen = manifest["rows"]
+    for name, distinct in manifest["distinct_values"].items():
+        if distinct == seen and seen > 1:
+            found.append(f"{name}: every row has a value of its own, as an index has: dataset.ignore=[{name}]?")
+    unseen = {name: max(rates[part] for part in PARTS[1:]) for name, rates in manifest["id_0_rate"].items()}
+    many = [f"{name} {rate:.0%}" for name, rate in unseen.items() if rate > MANY_UNSEEN]
+    if many:
+        found.append(
+            f"rare or unseen values in more than {MANY_UNSEEN:.0%} of the validation or test rows: {', '.join(many)}; "
+            "lower dataset.min_count, or leave the field out"
+        )
+    if manifest["bad_lines"]:
+        found.append(f"{manifest['bad_lines']} lines could not be used and were left out: bad_lines.jsonl")
+    return found
+
+
+def summary(manifest: dict[str, Any], title: str) -> Table:
+    """The data set as one row, as in the paper's Table 2, with the sizes of the parts and the positive rate."""
+    table = Table(title=title)
+    cardinalities = manifest["cardinalities"]
+    cells = {
+        "rows": f"{manifest['rows']:,}",
+        "fields": str(len(cardinalities)),
+        "sum of D_i": f"{sum(cardinalities):,}",
+        "max D_i": f"{max(cardinalities):,}",
+        "min D_i": f"{min(cardinalities):,}",
+    }
+    for part in PARTS:
+        rows, positives = manifest["parts"][part], manifest["positives"][part]
+        cells[f"{part}\npositive"] = f"{rows:,}\n{positives / rows:.2%}"
+    for name in cells:
+        table.add_column(name, justify="right")
+    table.add_row(*cells.values())
+    return table
+
+
+def field_table(manifest: dict[str, Any]) -> Table:
+    """Every field: ids, distinct values, and the share of rare or unseen values on each part."""
+    table = Table(caption="id 0: rows with a value that is rare or unseen where values were counted")
+    for name in ("field", "D_i", "distinct", *(f"id 0\n{part}" for part in PARTS)):
+        table.add_column(name, justify="left" if name == "field" else "right", no_wrap=True)
+    for name, cardinality in zip(manifest["fields"], manifest["cardinalities"], strict=True):
+        rates = manifest["id_0_rate"][name]
+        shares = (f"{rates[part]:.2%}" for part in PARTS)
+        table.add_row(name, f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares)
+    return table
+
+
+def draw_cardinalities(manifest: dict[str, Any], title: str, path: Path) -> None:
+    """A bar for each field, smallest first, on a logarithmic scale; PNG."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted(zip(manifest["cardinalities"], manifest["fields"], strict=True))
+    figure = Figure(figsize=(max(4.0, 1.5 + 0.24 * len(sizes)), 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar([name for _, name in sizes], [size for size, _ in sizes], color="#0072B2")
+    axes.set(yscale="log", ylabel="cardinality $D_i$", title=title, ylim=(1, None))
+    axes.tick_params(axis="x", rotation=90)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    write(path, lambda file: figure.savefig(file, format="png", dpi=160))

@@ -1,0 +1,79 @@
+"""The command: `python -m recsys_collapse.prepare dataset=... key=value ...`.
+
+Prepares the data of a command line as `recsys_collapse.run` would, and shows what is in it: the statistics of the
+paper's Table 2, every field, what differs from published numbers, and a plot of the cardinalities.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from recsys_collapse.build import build
+from recsys_collapse.config import config_dir, register
+from recsys_collapse.launch.plan import compose_jobs
+
+log = logging.getLogger(__name__)
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
+def answer(config: DictConfig) -> None:
+    """Hydra's own answers, such as `--help`."""
+
+
+def main() -> int:
+    """Prepare; 0 if the data is ready, 2 if the command or the data is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        configs = compose_jobs(sys.argv[1:])
+        if configs is None:
+            answer()
+            return 0
+        for config in configs:
+            prepare_and_show(config)
+    except (ValueError, TimeoutError) as error:
+        print(f"recsys_collapse.prepare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; nothing is left of what was not finished.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def prepare_and_show(config: DictConfig) -> None:
+    """Prepare the data of one config and print its report; the report also lies beside the store.
+
+    Raises:
+        ValueError: the data cannot be used.
+    """
+    source = build(config.dataset, "dataset")
+    source.files()
+    from recsys_collapse.dataset import report  # torch takes a second: after what a person may have mistyped
+    from recsys_collapse.dataset.progress import progress_bar
+    from recsys_collapse.dataset.store import prepare
+
+    shown = sys.stdout.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
+    with progress_bar(shown) as progress:
+        store = prepare(source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress)
+    manifest, figure = store.manifest(), store.path.with_suffix(".png")
+    report.draw_cardinalities(manifest, source.name, figure)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for table in (report.field_table(manifest), report.summary(manifest, source.name)):
+        console.print(table)
+    published = source.published()
+    differs = report.differences(manifest, published)
+    if published and not differs:
+        console.print(f"as published: {published.get('by')}")
+    for line in differs:
+        console.print(f"differs    {line}", highlight=False)
+    for line in report.warnings(manifest):
+        console.print(f"look at    {line}", highlight=False)
+    console.print(f"store      {store.path}\nplot       {figure}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
