@@ -103,7 +103,7 @@ def test_ids_follow_count_then_value(values: list[str], min_count: int) -> None:
     code_n = codes.add(pl.Series("any name", [*values, "never seen"], dtype=pl.String))
     part_n = np.array([0] * len(values) + [1], dtype=np.uint8)
     count_VP = count_codes(code_n, part_n, codes.size, 3)
-    known, id_V, cardinality = build_vocabulary(codes.values(), np.ascontiguousarray(count_VP[:, 0]), min_count)
+    known, id_V, cardinality = build_vocabulary(codes, np.ascontiguousarray(count_VP[:, 0]), min_count)
     assert known.columns == ["value", "count", "id"]
     counts = Counter(values)
     by_id = sorted((i, value) for value, i in expected.items() if i > 0)

@@ -133,21 +133,21 @@ def test_what_was_packed_is_read(
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_large_content_in_odd_steps(tmp_path: Path, variant: str) -> None:
     ending, pack = VARIANTS[variant]
-    whole = text(200_000) + bytes(5_000_000)
+    whole = text(100_000) + bytes(5_000_000)
     (path := tmp_path / f"a{ending}").write_bytes(pack(whole))
     assert read(path, (99_991, 1 << 21, 17)) == whole
 
 
 @every_format
 def test_progress(tmp_path: Path, ending: str) -> None:
-    (path := tmp_path / f"a{ending}").write_bytes(PACK[ending](random.Random(1).randbytes(8 << 20)))
+    (path := tmp_path / f"a{ending}").write_bytes(PACK[ending](random.Random(1).randbytes(3 << 20)))
     with ByteStream(path) as stream:
         seen = [stream.done]
-        while stream.read(1 << 20):
+        while stream.read(1 << 18):
             seen.append(stream.done)
     assert seen == sorted(seen)
     assert seen[0] == 0.0
-    assert 0.2 < seen[4] < 0.8
+    assert 0.1 < seen[5] < 0.9
 
 
 def test_skippable_frames_and_padding(tmp_path: Path) -> None:
@@ -192,18 +192,17 @@ def test_one_wrong_bit(tmp_path: Path, variant: str) -> None:
     whole = pack(content)
     path = tmp_path / f"a{ending}"
     draw = random.Random(0)
-    harmless = 0
-    for place in [*range(40), *draw.sample(range(len(whole)), 60), *range(len(whole) - 150, len(whole))]:
+    for place in [*range(60), *draw.sample(range(len(whole)), 60), *range(len(whole) - 300, len(whole))]:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
+        if 100 < place < len(whole) - 300:
+            refused(path)
+            continue
         try:
             assert read(path) == content
-            harmless += 1
-            assert not 60 < place < len(whole) - 210
         except ValueError as error:
             assert str(path) in str(error)
-    assert harmless < 125
 
 
 @every_format
@@ -403,10 +402,13 @@ def test_progress_of_hashing_and_md5(tmp_path: Path) -> None:
     assert content_hash(tmp_path / "empty") == sha(b"")
 
 
-def test_remembered_until_touched(path: Path, fresh_process: Callable[[], None]) -> None:
+def test_remembered_until_touched(
+    path: Path, fresh_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert was_hashed(path)
     assert not was_hashed(path)
-    assert not was_hashed(Path(os.path.relpath(path)))
+    monkeypatch.chdir(path.parent)
+    assert not was_hashed(Path(path.name))
     fresh_process()
     assert was_hashed(path)
     os.utime(path, (1, 1))

@@ -163,18 +163,18 @@ def _count(spill: Spill, source: Source, part_n: np.ndarray, progress: Progress)
     sizes_P = np.maximum(np.bincount(part_n, minlength=len(PARTS)), 1)
 
     def count(i: int, name: str) -> Counted:
-        values = spill.fields[name].values()
-        count_VP = count_codes(spill.codes(i), part_n, len(values), len(PARTS))
+        codes = spill.fields[name]
+        count_VP = count_codes(spill.codes(i), part_n, codes.size, len(PARTS))
         count_V = count_VP.sum(axis=1) if source.vocabulary == "all" else np.ascontiguousarray(count_VP[:, 0])
         try:
             vocabulary = build_vocabulary(
-                values, count_V, source.min_count, buckets.get(name), source.hashed_cardinality
+                codes, count_V, source.min_count, buckets.get(name), source.hashed_cardinality
             )
         except ValueError as error:
             raise ValueError(f"dataset: field {name}: {error}") from error
         rate_P = count_VP[vocabulary.id_V == 0].sum(axis=0) / sizes_P
         spill.fields[name] = Codes()  # the distinct values are not needed any more
-        return Counted(vocabulary, len(values), dict(zip(PARTS, rate_P.tolist(), strict=True)))
+        return Counted(vocabulary, codes.size, dict(zip(PARTS, rate_P.tolist(), strict=True)))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         names = list(spill.fields)

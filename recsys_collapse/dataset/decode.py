@@ -17,8 +17,9 @@ class Utf8Stream:
 
     def __init__(self, stream: ByteStream, path: Path, encoding: str) -> None:
         try:
+            "a".encode(encoding)  # hex, zlib and the like are no text encodings
             known = codecs.lookup(encoding)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise ValueError(f"dataset.encoding={encoding}: no such encoding; e.g. utf-8, latin-1, utf-16") from error
         self.stream, self.path, self.encoding = stream, path, encoding
         self.decoder = None if known.name == "utf-8" else known.incrementaldecoder("strict")
@@ -30,6 +31,7 @@ class Utf8Stream:
         Raises:
             ValueError: the bytes are not of this encoding.
         """
+        size = max(size, 8)  # a mark comes whole and with something behind it
         data = self.stream.read(size)
         first, self.read_so_far = self.read_so_far == 0, self.read_so_far + len(data)
         if self.decoder is None:
@@ -38,20 +40,22 @@ class Utf8Stream:
                     raise ValueError(f"{self.path}: the text is {name}: set dataset.encoding={name.lower()}")
             self.offset += len(data)
             return data.removeprefix(codecs.BOM_UTF8) if first else data
-        text = ""
-        while not text:
-            try:
-                text = self.decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{self.path}: around byte {self.read_so_far - len(data) + error.start}: not {self.encoding}: "
-                    f"{error.reason}; set dataset.encoding to that of the file"
-                ) from error
-            if not data:
-                break
-            if not text:
-                data = self.stream.read(size)
-                self.read_so_far += len(data)
-        encoded = (text.removeprefix("\ufeff") if first else text).encode()
+        encoded = self._encoded(data, first)
+        while data and not encoded:
+            data = self.stream.read(size)
+            self.read_so_far += len(data)
+            encoded = self._encoded(data, False)
         self.offset += len(encoded)
         return encoded
+
+    def _encoded(self, data: bytes, first: bool) -> bytes:
+        assert self.decoder is not None
+        try:
+            text = self.decoder.decode(data, final=not data)
+            return (text.removeprefix("\ufeff") if first else text).encode()
+        except UnicodeError as error:  # not only of decoding: utf-7 decodes to half characters
+            start = error.start if isinstance(error, UnicodeDecodeError) else 0
+            raise ValueError(
+                f"{self.path}: around byte {self.read_so_far - len(data) + start}: not {self.encoding}: "
+                f"{getattr(error, 'reason', error)}; set dataset.encoding to that of the file"
+            ) from error

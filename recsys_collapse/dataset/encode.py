@@ -37,9 +37,10 @@ class Codes:
         self.size = max(self.size, int(code_n.max()) + 1)
         return code_n
 
-    def values(self) -> pl.Series:
-        """The values (V,) by code."""
-        return pl.Series(np.arange(self.size, dtype=np.uint32)).cat.to(self.dtype).cast(pl.String)
+    def values(self, code_v: np.ndarray | None = None) -> pl.Series:
+        """The values of these codes; None: all, (V,) by code."""
+        codes = np.arange(self.size, dtype=np.uint32) if code_v is None else code_v.astype(np.uint32)
+        return pl.Series("value", codes).cat.to(self.dtype).cast(pl.String)
 
 
 class Vocabulary(NamedTuple):
@@ -54,7 +55,7 @@ class Vocabulary(NamedTuple):
 
 
 def build_vocabulary(
-    values: pl.Series,
+    codes: Codes,
     count_V: np.ndarray,
     min_count: int,
     bucket: Bucket | None = None,
@@ -62,29 +63,42 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Ids of the values (after bucketing) that stand at least `min_count` times in the counted rows.
 
+    Args:
+        codes: the distinct values.
+        count_V: how often each stands in the counted rows.
+        min_count: what stands less often has id 0.
+        bucket: what values become before they are counted.
+        hashed_cardinality: if there are more ids, values are hashed into so many.
+
     Raises:
         ValueError: there are more ids than int32 holds.
     """
-    names = values if bucket is None else bucket.apply(values, count_V)
-    frame = pl.DataFrame({"code": np.arange(len(values), dtype=np.uint32), "value": names, "count": count_V})
-    counted = frame.select("value", "count") if bucket is None else frame.group_by("value").agg(pl.col("count").sum())
-    known = (
-        counted.filter(pl.col("count") >= min_count)  # in no particular order: only the sort decides
-        .sort(["count", "value"], descending=[True, False])
-        .with_row_index("id", offset=1)
-        .select("value", "count", pl.col("id").cast(pl.Int64))
-    )
-    cardinality = known.height + 1
+    if bucket is None:
+        code_v = np.flatnonzero(count_V >= min_count)  # most values of large fields are rare: only these become text
+        values, counts, group_v = codes.values(code_v), count_V[code_v], np.arange(len(code_v))
+    else:
+        code_v, names = np.arange(codes.size), bucket.apply(codes.values(), count_V)
+        values = names.unique()
+        group_v = names.cast(pl.Enum(values)).to_physical().to_numpy()
+        counts = np.zeros(len(values), np.int64)
+        np.add.at(counts, group_v, count_V)
+    known = pl.DataFrame({"value": values, "count": counts, "group": np.arange(len(values))})
+    known = known.filter(pl.col("count") >= min_count)  # in no particular order: only the sort decides
+    known = known.sort(["count", "value"], descending=[True, False])
+    id_v, cardinality = np.arange(1, known.height + 1), known.height + 1
     if hashed_cardinality is not None and cardinality > hashed_cardinality:
-        hashed = [1 + _hash(value) % (hashed_cardinality - 1) for value in known["value"]]
-        known, cardinality = known.with_columns(pl.Series("id", hashed, dtype=pl.Int64)), hashed_cardinality
+        id_v = np.array([1 + _hash(value) % (hashed_cardinality - 1) for value in known["value"]])
+        cardinality = hashed_cardinality
     if cardinality > MAX_IDS:
         raise ValueError(
             f"{cardinality} different values, more than int32 ids: set dataset.min_count, dataset.hashed_cardinality, "
             "or leave the column out with dataset.ignore"
         )
-    found = frame.join(known.select("value", "id"), on="value", how="left", maintain_order="left")
-    return Vocabulary(known, found["id"].fill_null(0).cast(pl.Int32).to_numpy(), cardinality)
+    id_of_group = np.zeros(len(values), np.int32)
+    id_of_group[known["group"].to_numpy()] = id_v
+    id_V = np.zeros(codes.size, np.int32)
+    id_V[code_v] = id_of_group[group_v]
+    return Vocabulary(known.select("value", "count", pl.Series("id", id_v, dtype=pl.Int64)), id_V, cardinality)
 
 
 def _hash(value: str) -> int:

@@ -201,7 +201,7 @@ def md5(path: Path) -> str:
 
 def _digest(path: Path, digest: Any, touched: list[int], on_bytes: Callable[[int, int], None] | None) -> str:
     with path.open("rb") as file:
-        while block := file.read(4 * PIECE):
+        while file.tell() <= touched[0] and (block := file.read(4 * PIECE)):  # one that grows would never end
             digest.update(block)
             if on_bytes:
                 on_bytes(file.tell(), touched[0])
@@ -225,5 +225,5 @@ def _read_memo(memo: Path | None) -> dict[str, list[Any]]:
     """The entries of the right form, as in `_hashes`."""
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         entries = json.loads(memo.read_bytes()).items() if memo else ()
-        return {k: e for k, e in entries if isinstance(e, list) and re.fullmatch("[0-9a-f]{64}", str([*e, ""][4:5]))}
+        return {k: e for k, e in entries if isinstance(e, list) and re.fullmatch(r"\['[0-9a-f]{64}'\]", str(e[4:]))}
     return {}

@@ -15,7 +15,7 @@ def read_parquet(path: Path, block_bytes: int) -> Iterator[Piece]:
         ValueError: it is not a whole Parquet file, or a column has values that are not text, numbers or truth values.
     """
     try:
-        scan = pl.scan_parquet(path)
+        scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
         for name, dtype in schema.items():
             if dtype.is_nested() or dtype in (pl.Binary, pl.Object):

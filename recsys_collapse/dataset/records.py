@@ -1,5 +1,6 @@
 """The slow and exact reader: one record at a time with Python's csv module, naming every line that cannot be used."""
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def one_by_one(
     numbers: list[int] = []
     at = 0
     while at < whole and (most is None or len(rows) < most):
-        feed = _Feed(lines, at, whole, offset + sum(map(len, lines[:at])), layout.max_line_bytes)
+        feed = _Feed(lines, at, whole, offset + sum(map(len, lines[:at])), layout)
         reader = csv.reader(
             feed,
             delimiter=layout.delimiter,
@@ -120,8 +121,9 @@ class _TooLongError(Exception):
 class _Feed(Iterator[str]):
     """Lines from `at` on as text; `at` is the first line not handed out yet, `size` the bytes of the record so far."""
 
-    def __init__(self, lines: list[bytes], at: int, end: int, offset: int, limit: int) -> None:
-        self.lines, self.at, self.end, self.offset, self.limit = lines, at, end, offset, limit
+    def __init__(self, lines: list[bytes], at: int, end: int, offset: int, layout: TextFormat) -> None:
+        self.lines, self.at, self.end, self.offset, self.limit = lines, at, end, offset, layout.max_line_bytes
+        self.text = "file" if codecs.lookup(layout.encoding).name == "utf-8" else "text as UTF-8"
         self.size = 0
 
     def __next__(self) -> str:
@@ -131,7 +133,7 @@ class _Feed(Iterator[str]):
         if self.size + len(line.rstrip(b"\r\n")) >= self.limit:
             raise _BadRecordError(_open_quote(self.limit)) if self.size else _TooLongError
         if b"\0" in line:
-            raise _BadRecordError(f"zero byte at byte {self.offset + line.index(0)} of the file: expected text")
+            raise _BadRecordError(f"zero byte at byte {self.offset + line.index(0)} of the {self.text}: expected text")
         try:
             text = line.decode()
         except UnicodeDecodeError as error:

@@ -60,8 +60,8 @@ class Table(Source):
     dir: str | None = runtime(default=None)
     features: list[str] | None = None
     ignore: list[str] = field(default_factory=list)
-    derive: dict[str, str] = field(default_factory=dict)
-    buckets: dict[str, str] = field(default_factory=dict)
+    derive: dict[str, str] | None = None
+    buckets: dict[str, str] | None = None
     time: str | None = None
     columns: list[str] | None = None
     delimiter: str | None = None
@@ -83,8 +83,10 @@ class Table(Source):
                 raise ValueError(f"dataset.{name}={getattr(self, name)}: expected {least} or more")
         self._bad = BadLines()
         self._labels = {typed: LabelMap.of(self.label_map, typed) for typed in (False, True)}
-        self._buckets = {name: parse_bucket(f"dataset.buckets.{name}", word) for name, word in self.buckets.items()}
-        for name in self.derive:
+        self._buckets = {
+            name: parse_bucket(f"dataset.buckets.{name}", word) for name, word in (self.buckets or {}).items()
+        }
+        for name in self.derive or {}:
             if name not in self._buckets:
                 raise ValueError(
                     f"dataset.derive.{name}: no bucket; expected dataset.buckets.{name}=..., or no such field"
@@ -171,18 +173,18 @@ class Table(Source):
             raise ValueError(f"{path}: no time column{_among('dataset.time', self.time, columns)}")
         others = [name for name in columns if name != self.label]
         named = {"dataset.features": self.features or [], "dataset.ignore": self.ignore}
-        named |= {f"dataset.derive.{name}": [column] for name, column in self.derive.items()}
+        named |= {f"dataset.derive.{name}": [column] for name, column in (self.derive or {}).items()}
         for key, names in named.items():
             for name in names:
                 if name not in others:
                     raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
         chosen = self.features if self.features is not None else [name for name in others if name != self.time]
-        chosen = [*(name for name in chosen if name not in self.ignore), *self.derive]
+        chosen = [*(name for name in chosen if name not in self.ignore), *(self.derive or {})]
         if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
             raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
         if not chosen:
             raise ValueError(f"{path}: no feature columns left of {columns}; see dataset.features and .ignore")
-        for name in self.buckets:
+        for name in self.buckets or {}:
             if name not in chosen:
                 raise ValueError(f"{path}: no such field{_among('dataset.buckets', name, chosen)}")
         return chosen
@@ -191,7 +193,7 @@ class Table(Source):
         """The fields and labels of a piece, without rows that have no label or no number where one is needed."""
         frame, lines = piece.frame, piece.lines
         labels, good = self._labels[kind(path) == ".parquet"].read(frame[self.label], path, lines, bad)
-        features = {name: frame[self.derive.get(name, name)] for name in chosen}
+        features = {name: frame[(self.derive or {}).get(name, name)] for name in chosen}
         for name, bucket in self._buckets.items():
             valid = bucket.valid(features[name])
             if not valid.all():
