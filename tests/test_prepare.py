@@ -280,3 +280,15 @@ def test_every_dataset_says_how_it_is_used(name: str) -> None:
     node = OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml")
     if "defaults" not in node:
         assert {"min_count", "vocabulary", "hashed_cardinality", "device_resident"} <= set(node)
+
+
+def test_a_recipe_of_the_user_is_one_file(tmp_path: Path) -> None:
+    """In a folder of their own, on top of `table`."""
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    recipe = {"defaults": ["table", "_self_"], "name": "mine", "label": "y", "buckets": {"price": "quantile:4"}}
+    OmegaConf.save(OmegaConf.create(recipe), tmp_path / "conf" / "dataset" / "mine.yaml")
+    (tmp_path / "t.csv").write_text("y,price\n" + "".join(f"{i % 2},{i / 4}\n" for i in range(100)))
+    done = command("--config-dir", "conf", "dataset=mine", "dataset.path=t.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (manifest,) = tmp_path.glob("outputs/stores/mine-v*/manifest.json")
+    assert json.loads(manifest.read_text())["cardinalities"] == [5]

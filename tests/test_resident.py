@@ -36,8 +36,16 @@ def test_on_a_cpu_the_files_stay_mapped(wanted: str | bool) -> None:
 def small_gpu(monkeypatch) -> list[torch.device]:
     """A device with 1000 bytes of free memory; moving a tensor there is recorded and does nothing."""
     moved: list[torch.device] = []
+    to = torch.Tensor.to
+
+    def pretend(tensor: torch.Tensor, target: object) -> torch.Tensor:
+        if not isinstance(target, torch.device):
+            return to(tensor, target)
+        moved.append(target)
+        return tensor
+
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: moved.append(device) or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", pretend)
     return moved
 
 

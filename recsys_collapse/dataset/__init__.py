@@ -1,4 +1,5 @@
-"""From a user's rows to batches: a source reads, `encode` makes ids, `store` keeps them, `batches` serves them.
+"""From a user's rows to batches: a source reads, `build` makes ids, `store` keeps them, `batches` serves them.
 
-`conf/dataset/<name>.yaml` configures the source in `<name>.py`; everything else is the same for all of them.
+`conf/dataset/<name>.yaml` configures the source in `<name>.py`, or is a recipe for `table.py`; everything else is the same
+for all of them. Text is read by `text.py` (fast, block by block) and `records.py` (exact, what cannot be read fast).
 """

@@ -8,6 +8,7 @@ from rich.table import Table
 from recsys_collapse.dataset.source import PARTS
 from recsys_collapse.runs.durable import write
 
+MOST_NAMES = 120  # of fields below a plot
 MANY_UNSEEN = 0.2  # rate of rare or unseen values on validation or test rows that is worth a word
 
 
@@ -90,11 +91,12 @@ def draw_cardinalities(manifest: dict[str, Any], title: str, path: Path) -> None
     from matplotlib.figure import Figure
 
     sizes = sorted(zip(manifest["cardinalities"], manifest["fields"], strict=True))
-    figure = Figure(figsize=(max(4.0, 1.5 + 0.24 * len(sizes)), 3.4), layout="constrained")
+    figure = Figure(figsize=(min(max(4.0, 1.5 + 0.24 * len(sizes)), 30.0), 3.4), layout="constrained")
     axes = figure.subplots()
     axes.bar([name for _, name in sizes], [size for size, _ in sizes], color="#0072B2")
     axes.set(yscale="log", ylabel="cardinality $D_i$", title=title, ylim=(1, None))
-    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="x", rotation=90, labelsize="small", labelbottom=len(sizes) <= MOST_NAMES)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+    axes.margins(x=0.01)
     write(path, lambda file: figure.savefig(file, format="png", dpi=160))

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,6 +27,9 @@ from recsys_collapse.config import config_dir, register, validate
 from recsys_collapse.dataset.source import MEMO
 from recsys_collapse.launch.explain import explain
 from recsys_collapse.runs.identity import run_id, run_name
+
+
+LARGE = 2_000_000_000  # bytes of a file that takes seconds to hash
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,21 @@ def plan_job(config: DictConfig) -> Job:
     for name, node in config.callback.items():
         if node is None:
             raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
-    fingerprint = build(config.dataset, "dataset").fingerprint(config.split_seed, Path(config.store_dir) / MEMO)
+    source = build(config.dataset, "dataset")
+    fingerprint = source.fingerprint(config.split_seed, Path(config.store_dir) / MEMO, _say_what_takes_long)
     identifier = run_id(config, fingerprint)
     return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))
+
+
+def _say_what_takes_long(done: int, total: int) -> None:
+    """Called for every block of a file that is hashed."""
+    if total > LARGE and done < total:
+        _say_once(f"hashing {total / 1e9:.1f} GB of data, once ...")
+
+
+@lru_cache
+def _say_once(text: str) -> None:
+    print(text, flush=True)
 
 
 def make_plan(argv: list[str]) -> Plan | None:
