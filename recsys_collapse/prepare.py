@@ -16,7 +16,6 @@ from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.plan import compose_jobs
 
-log = logging.getLogger(__name__)
 register()
 
 
@@ -27,7 +26,7 @@ def answer(config: DictConfig) -> None:
 
 def main() -> int:
     """Prepare; 0 if the data is ready, 2 if the command or the data is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # who waits for whom
     try:
         configs = compose_jobs(sys.argv[1:])
         if configs is None:
@@ -58,7 +57,9 @@ def prepare_and_show(config: DictConfig) -> None:
 
     shown = sys.stdout.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
     with progress_bar(shown) as progress:
-        store = prepare(source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress)
+        store = prepare(
+            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=print
+        )
     manifest, figure = store.manifest(), store.path.with_suffix(".png")
     report.draw_cardinalities(manifest, source.name, figure)
     console = Console() if sys.stdout.isatty() else Console(width=120)

@@ -50,9 +50,10 @@ def train(job: Job) -> dict[str, Any]:
     clear(job.run_dir)
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     source = build(config.dataset, "dataset")
+    note = print if show_bar(config) else log.info  # a bar makes room for what is printed
     with progress_bar(show_bar(config)) as progress:
         store = prepare(
-            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=log.info
+            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=note
         )
     columns = config.embed.num_sets * config.embed.embed_size
     check_memory(store.cardinalities, store.fields, columns, free_memory(config.trainer.accelerator))

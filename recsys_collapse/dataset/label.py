@@ -33,13 +33,14 @@ class LabelMap:
         return cls(words)
 
     def read(
-        self, column: pl.Series, path: Path, lines: Sequence[int] | np.ndarray, bad: BadLines
+        self, frame: pl.DataFrame, name: str, path: Path, lines: Sequence[int] | np.ndarray, bad: BadLines
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (n,) uint8 of a text column, and which rows (n,) have one; the others are reported to `bad`.
+        """Labels (n,) uint8 of the column `name`, and which rows (n,) have one; the others are reported to `bad`.
 
         Raises:
             ValueError: under the policy `error`, with the first places and the count of every wrong value.
         """
+        column = frame[name]
         labels = column.replace_strict(self.words, default=None, return_dtype=pl.UInt8)
         if not labels.null_count():
             return labels.to_numpy(), np.ones(len(labels), dtype=bool)
@@ -48,10 +49,10 @@ class LabelMap:
         counts = ", ".join(f"{value!r} ({count} times)" for value, count in Counter(values).most_common(5))
         places = ", ".join(str(lines[row]) for row in rows[:5])
         reason = (
-            f"label column {column.name} has {len(rows)} values that are neither {' nor '.join(self.words)}: {counts}; "
+            f"label column {name} has {len(rows)} values that are neither {' nor '.join(self.words)}: {counts}; "
             f"first at lines {places}; if these words are labels, say so: dataset.label_map={{WORD: 0, WORD: 1}}"
         )
         for row, value in zip(rows, values, strict=True):
-            one = f"label column {column.name}: {value!r}"
-            bad.add(str(path), int(lines[row]), reason if bad.policy == "error" else one, str(value))
+            one = f"label column {name}: {value!r}"
+            bad.add(str(path), int(lines[row]), reason if bad.policy == "error" else one, "\t".join(frame.row(row)))
         return labels.fill_null(0).to_numpy(), (~wrong).to_numpy()

@@ -81,7 +81,7 @@ def prepare(
                 note(f"{damage}; it is set aside in {aside} and prepared again")
         else:
             note(f"{source.name}: preparing {path}")
-        _build(source, path, split_seed, progress)
+        _build(source, path, split_seed, progress, alone=lock)
     return open_store(path)
 
 
@@ -164,14 +164,16 @@ def checksum(path: Path) -> list[int]:
         return list(pool.map(piece, range(0, path.stat().st_size, step)))
 
 
-def _build(source: Source, path: Path, split_seed: int, progress: Progress) -> None:
+def _build(source: Source, path: Path, split_seed: int, progress: Progress, alone: bool) -> None:
     """Write beside the final place, then rename: a store is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for orphan in path.parent.glob(f".{path.name}-*"):  # of a build that was killed
+    for orphan in path.parent.glob(f".{path.name}-*") if alone else ():  # of a build that was killed
         shutil.rmtree(orphan, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         manifest = build(source, unfinished, split_seed, progress)
+        if not path.name.endswith(source.fingerprint(split_seed, path.parent / MEMO)):
+            raise ValueError(f"{source.name}: its files changed while they were read: run the command again")
         files = sorted(unfinished.iterdir())
         manifest["files"] = {f.name: {"bytes": f.stat().st_size, "crc32": checksum(f)} for f in files}
         manifest["crc32"] = _crc32(manifest)

@@ -128,7 +128,8 @@ class Table(Source):
                         chosen = first[1]  # other files may have the columns in another order
                     rows = self._rows(piece, path, chosen, bad)
                     given = None if self.path is not None else part
-                    yield rows._replace(part=given, done=(before + piece.done * sizes[path]) / total)
+                    if len(rows.labels):
+                        yield rows._replace(part=given, done=(before + piece.done * sizes[path]) / total)
                 before += sizes[path]
 
     def _files_by_part(self) -> dict[str, list[Path]]:
@@ -192,7 +193,7 @@ class Table(Source):
     def _rows(self, piece: Piece, path: Path, chosen: list[str], bad: BadLines) -> Rows:
         """The fields and labels of a piece, without rows that have no label or no number where one is needed."""
         frame, lines = piece.frame, piece.lines
-        labels, good = self._labels[kind(path) == ".parquet"].read(frame[self.label], path, lines, bad)
+        labels, good = self._labels[kind(path) == ".parquet"].read(frame, self.label, path, lines, bad)
         features = {name: frame[(self.derive or {}).get(name, name)] for name in chosen}
         for name, bucket in self._buckets.items():
             valid = bucket.valid(features[name])

@@ -28,7 +28,6 @@ from recsys_collapse.dataset.source import MEMO
 from recsys_collapse.launch.explain import explain
 from recsys_collapse.runs.identity import run_id, run_name
 
-
 LARGE = 2_000_000_000  # bytes of a file that takes seconds to hash
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import polars as pl
 
@@ -85,23 +85,28 @@ def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: flo
         yield
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        _acquire(file.fileno(), lock, doing, longest_wait)
+    with _acquire(lock, doing, longest_wait) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
 
 
-def _acquire(descriptor: int, lock: Path, doing: str, longest_wait: float) -> None:
+def _acquire(lock: Path, doing: str, longest_wait: float) -> TextIO:
+    """The open file, once it is locked."""
     started, told = time.monotonic(), 0.0
     while True:
+        file = lock.open("a+")  # anew each time: somebody may have removed it
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
         except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
             waited = time.monotonic() - started
-            holder = lock.read_text() or "another process"
             if waited > longest_wait:
+                file.close()
                 raise TimeoutError(
                     f"{lock}: {holder} {doing} and has not finished in {waited:.0f} s: end it, or remove the file"
                 ) from None
@@ -110,4 +115,6 @@ def _acquire(descriptor: int, lock: Path, doing: str, longest_wait: float) -> No
                 told = max(waited, 1e-9)
             time.sleep(min(0.05 + waited / 10, 1.0))
         except OSError as error:
+            file.close()
             raise ValueError(f"{lock}: this file system has no file locks ({error}): set file_locks=false") from error
+        file.close()
