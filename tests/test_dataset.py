@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset import store as store_module
 from recsys_collapse.dataset.batches import Batches, shuffled
-from recsys_collapse.dataset.encode import Codes, build_vocabulary, count_codes
+from recsys_collapse.dataset.encode import build_vocabulary
 from recsys_collapse.dataset.source import Rows, Source
 from recsys_collapse.dataset.split import split_rows
 from recsys_collapse.dataset.store import Store, prepare
@@ -99,18 +99,16 @@ def test_options_of_every_source_are_checked(key: str, value: object) -> None:
 def test_ids_follow_count_then_value(values: list[str], min_count: int) -> None:
     """UTF-8 bytes decide between values of equal count; what is rare or unseen has id 0."""
     expected = expected_ids([*values, "never seen"], values, min_count)
-    codes = Codes()
-    code_n = codes.add(pl.Series("any name", [*values, "never seen"], dtype=pl.String))
-    part_n = np.array([0] * len(values) + [1], dtype=np.uint8)
-    count_VP = count_codes(code_n, part_n, codes.size, 3)
-    known, id_V, cardinality = build_vocabulary(codes, np.ascontiguousarray(count_VP[:, 0]), min_count)
+    distinct = pl.Series("any name", [*dict.fromkeys([*values, "never seen"])], dtype=pl.String)
+    count_v = np.array([values.count(value) for value in distinct])
+    (known, cardinality), id_v = build_vocabulary(distinct, count_v, min_count)
     assert known.columns == ["value", "count", "id"]
     counts = Counter(values)
     by_id = sorted((i, value) for value, i in expected.items() if i > 0)
     assert known.rows() == [(value, counts[value], i) for i, value in by_id]
-    assert id_V.dtype == np.int32
+    assert id_v.dtype == np.int32
     assert cardinality == known.height + 1
-    assert id_V[code_n].tolist() == [expected[value] for value in [*values, "never seen"]]
+    assert id_v.tolist() == [expected[value] for value in distinct]
 
 
 @few

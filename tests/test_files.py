@@ -13,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_progress(tmp_path: Path, ending: str) -> None:
         assert stream.done == 0.0
         for count in range(1, 28):
             assert len(stream.read(1 << 20)) == 1 << 20
-            assert stream.done == pytest.approx(count / 27, abs=0.2)
+            assert stream.done == pytest.approx(count / 27, abs=0.35)
 
 
 def test_skippable_frames_and_padding(tmp_path: Path) -> None:
@@ -267,6 +268,12 @@ def test_too_large_a_window(tmp_path: Path) -> None:
     packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     (path := tmp_path / "a.zst").write_bytes(packer.compress(bytes(1000)) + packer.flush())
     refused(path, "memory", "decompress it yourself")
+    packed = bytearray(lzma.compress(b"1,2\n"))
+    end = 12 + 4 * packed[12]  # of the block header, which says how large the dictionary is
+    packed[16] = 40  # 4 GiB
+    packed[end : end + 4] = zlib.crc32(packed[12:end]).to_bytes(4, "little")
+    (path := tmp_path / "a.xz").write_bytes(packed)
+    refused(path, "Memory", "decompress it yourself")
 
 
 @pytest.mark.parametrize("use", [ByteStream, content_hash, md5])
@@ -442,12 +449,15 @@ def test_same_size_and_restored_mtime(
     assert was_hashed(path, memo)
 
 
-def test_a_second_change_within_a_tick_of_the_clock(tmp_path: Path, fresh_process: Callable[[], None]) -> None:
-    (path := tmp_path / "a.csv").touch()
-    for number in range(300):
-        path.write_bytes(b"%03d" % number)
-        os.utime(path, ns=(1, 1))
-        assert was_hashed(path)
+def test_a_fresh_file_is_not_remembered(
+    path: Path, tmp_path: Path, fresh_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can change again without a change of its ctime, which some kernels set by a clock of 100 ticks a second."""
+    assert files.TICK > 10_000_000
+    monkeypatch.setattr(files, "TICK", 60 * 10**9)
+    assert was_hashed(path, tmp_path / "memo.json")
+    assert was_hashed(path, tmp_path / "memo.json")
+    assert not (tmp_path / "memo.json").exists()
 
 
 def test_memo_across_processes(path: Path, tmp_path: Path, fresh_process: Callable[[], None]) -> None:

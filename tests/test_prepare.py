@@ -260,7 +260,7 @@ def test_published_statistics_are_compared_as_they_are_rounded() -> None:
 
 def test_warnings_name_what_to_look_at() -> None:
     manifest = {
-        "rows": 100, "bad_lines": 3, "distinct_values": {"index": 100, "a": 5, "b": 7},
+        "counted_rows": 100, "bad_lines": 3, "distinct_values": {"index": 100, "a": 5, "b": 7},
         "id_0_rate": {"index": {"train": 0, "valid": 1.0, "test": 1.0}, "a": {"train": 0, "valid": 0.19, "test": 0.1},
                       "b": {"train": 0, "valid": 0.1, "test": 0.21}},
     }  # fmt: skip

@@ -1,11 +1,12 @@
 """From rows to the files of a store, out of core: read once, then work on distinct values and on slices of rows.
 
-1. read: every value becomes a code, its place among the distinct values of its field; codes go to disk, a file a field;
+1. read: values go to disk as integers, a file for each field (`column.py`);
 2. split: which rows are train, valid and test;
-3. count: how often each code stands in each part; from that the vocabulary, and the id of every code;
-4. encode: codes -> ids, slice by slice.
+3. count: how often each value stands in the counted rows; from that the vocabulary of each field;
+4. encode: values -> ids, slice by slice.
 
-Memory: a few blocks of rows, the distinct values of all fields, and some 20 bytes a row for the split.
+Memory: a few blocks of rows, the vocabularies, the distinct values of fields that have long ones, and some 20 bytes a
+row for the split.
 Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid, test).
 """
 
@@ -14,18 +15,20 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recsys_collapse.dataset.ahead import ahead
-from recsys_collapse.dataset.encode import Codes, Vocabulary, build_vocabulary, count_codes
+from recsys_collapse.dataset.buckets import Bucket
+from recsys_collapse.dataset.column import Column
+from recsys_collapse.dataset.encode import Vocabulary
 from recsys_collapse.dataset.source import PARTS, STORE_FORMAT, Rows, Source
 from recsys_collapse.dataset.split import split_by_time, split_rows, time_ranks
 
 Progress = Callable[[str, float], None]  # stage, share done
-SLICE = 1 << 16  # rows encoded at a time
+SLICE = 1 << 15  # rows encoded at a time
 MAX_ROWS = 2**31 - 1  # row numbers are int32
 
 
@@ -40,15 +43,16 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         ValueError: the source cannot be read, a split is empty, training or validation rows have one class only, a
             field has too many values, or the disk is too small.
     """
-    spill = Spill(folder)
+    spill = Spill(folder, source.field_buckets())
     for rows in ahead(source.read()):
         spill.add(rows)
         progress("reading", rows.done)
     part_n, sizes, positives = _write_splits(spill, split_seed)
-    fields = _count(spill, source, part_n, progress)
-    known = [field.vocabulary.known.select(pl.lit(name).alias("field"), pl.all()) for name, field in fields.items()]
+    counted_n = np.ones(spill.rows, bool) if source.vocabulary == "all" else part_n == PARTS.index("train")
+    vocabularies, distinct = _count(spill, source, counted_n, progress)
+    known = [v.known.select(pl.lit(name).alias("field"), pl.all()) for name, v in vocabularies.items()]
     pl.concat(known).write_parquet(folder / "vocabulary.parquet")
-    _encode(spill, {name: field.vocabulary.id_V for name, field in fields.items()}, progress)
+    id_0_rate = _encode(spill, part_n, sizes, progress)
     spill.remove()
     if left_out := source.left_out():
         pl.DataFrame(left_out).write_ndjson(folder / "bad_lines.jsonl")
@@ -56,25 +60,26 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         "format": STORE_FORMAT,
         "recipe": source.recipe(),
         "rows": spill.rows,
-        "fields": list(fields),
-        "cardinalities": [field.vocabulary.cardinality for field in fields.values()],
+        "fields": list(vocabularies),
+        "cardinalities": [vocabulary.cardinality for vocabulary in vocabularies.values()],
         "parts": sizes,
         "positives": positives,
         "bad_lines": len(left_out),
-        "distinct_values": {name: field.distinct for name, field in fields.items()},
-        "id_0_rate": {name: field.id_0_rate for name, field in fields.items()},
+        "counted_rows": int(np.count_nonzero(counted_n)),
+        "distinct_values": distinct,
+        "id_0_rate": id_0_rate,
     }
 
 
 class Spill:
-    """What was read, on disk until it is encoded: labels, and a file of codes for every field and for the time."""
+    """What was read, on disk until it is encoded: labels, and a `Column` for every field and for the time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.rows = folder, 0
-        self.fields: dict[str, Codes] = {}
-        self.time: Codes | None = None
+    def __init__(self, folder: Path, buckets: dict[str, Bucket]) -> None:
+        self.folder, self.buckets, self.rows = folder, buckets, 0
+        self.fields: dict[str, Column] = {}
+        self.time: Column | None = None
         self.parts: dict[str, int] | None = None
-        (folder / "codes").mkdir()
+        (folder / "columns").mkdir()
 
     def add(self, rows: Rows) -> None:
         """Append rows of the source.
@@ -83,9 +88,7 @@ class Spill:
             ValueError: pieces of the source do not fit together, or there are more rows than int32 numbers.
         """
         if self.rows == 0:
-            self.fields = {name: Codes() for name in rows.features.columns}
-            self.time = None if rows.time is None else Codes()
-            self.parts = None if rows.part is None else dict.fromkeys(PARTS, 0)
+            self._start(rows)
         if rows.features.columns != list(self.fields) or len(rows.labels) != rows.features.height:
             raise ValueError(
                 f"dataset: a piece of {len(rows.labels)} labels, {rows.features.height} rows and columns "
@@ -96,31 +99,29 @@ class Spill:
             raise ValueError(f"dataset: more than {MAX_ROWS} rows: expected fewer, row numbers are int32")
         if self.parts is not None:
             self.parts[str(rows.part)] += len(rows.labels)
-        columns = [(codes, rows.features[name]) for name, codes in self.fields.items()]
+        columns = [(column, rows.features[name]) for name, column in self.fields.items()]
         if self.time is not None and rows.time is not None:
             columns.append((self.time, rows.time))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # polars works outside the interpreter's lock
-            for i, code_n in enumerate(pool.map(lambda column: column[0].add(column[1]), columns)):
-                _append(self._file(i), code_n)
-        _append(self.folder / "labels.bin", rows.labels.astype(np.uint8))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # polars and numpy work outside the interpreter's lock
+            list(pool.map(lambda pair: pair[0].add(pair[1]), columns))
+        with (self.folder / "labels.bin").open("ab") as file:
+            rows.labels.astype(np.uint8).tofile(file)
 
-    def codes(self, i: int) -> np.ndarray:
-        """Codes (n,) uint32 of field i, the time's after the last field's; mapped, not loaded."""
-        if self.rows == 0:
-            return np.empty(0, np.uint32)
-        return np.memmap(self._file(i), np.uint32, mode="r")
+    def _start(self, rows: Rows) -> None:
+        folder = self.folder / "columns"
+        for i, name in enumerate(rows.features.columns):
+            self.fields[name] = Column(folder / f"{i}.bin", self.buckets.get(name))
+        self.time = None if rows.time is None else Column(folder / "time.bin", ordered=True)
+        self.parts = None if rows.part is None else dict.fromkeys(PARTS, 0)
+
+    def labels(self) -> np.ndarray:
+        """All labels (n,) uint8."""
+        path = self.folder / "labels.bin"
+        return np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
 
     def remove(self) -> None:
-        """The codes are not needed any more."""
-        shutil.rmtree(self.folder / "codes")
-
-    def _file(self, i: int) -> Path:
-        return self.folder / "codes" / f"{i}.bin"
-
-
-def _append(path: Path, values_n: np.ndarray) -> None:
-    with path.open("ab") as file:
-        values_n.tofile(file)
+        """The columns are not needed any more."""
+        shutil.rmtree(self.folder / "columns")
 
 
 def _write_splits(spill: Spill, split_seed: int) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
@@ -128,8 +129,8 @@ def _write_splits(spill: Spill, split_seed: int) -> tuple[np.ndarray, dict[str, 
     if spill.time is None:
         splits = split_rows(spill.rows, split_seed, spill.parts)
     else:
-        splits = split_by_time(time_ranks(spill.time.values())[spill.codes(len(spill.fields))])
-    label_n = np.fromfile(spill.folder / "labels.bin", np.uint8)
+        splits = split_by_time(spill.time.ranks(time_ranks))
+    label_n = spill.labels()
     part_n, positives = np.empty(spill.rows, np.uint8), {}
     with (spill.folder / "splits.bin").open("wb") as file:
         for number, part in enumerate(PARTS):
@@ -147,60 +148,49 @@ def _write_splits(spill: Spill, split_seed: int) -> tuple[np.ndarray, dict[str, 
     return part_n, sizes, positives
 
 
-class Counted(NamedTuple):
-    """What is known of one field once all rows are counted."""
+def _count(
+    spill: Spill, source: Source, counted_n: np.ndarray, progress: Progress
+) -> tuple[dict[str, Vocabulary], dict[str, int]]:
+    """The vocabulary of every field, and how many distinct values the counted rows have."""
 
-    vocabulary: Vocabulary
-    distinct: int
-    """Distinct values before rare ones are put together."""
-    id_0_rate: dict[str, float]
-    """Share of the rows of each part with a rare or unseen value."""
-
-
-def _count(spill: Spill, source: Source, part_n: np.ndarray, progress: Progress) -> dict[str, Counted]:
-    """Vocabulary and statistics of every field."""
-    buckets, found = source.field_buckets(), {}
-    sizes_P = np.maximum(np.bincount(part_n, minlength=len(PARTS)), 1)
-
-    def count(i: int, name: str) -> Counted:
-        codes = spill.fields[name]
-        count_VP = count_codes(spill.codes(i), part_n, codes.size, len(PARTS))
-        count_V = count_VP.sum(axis=1) if source.vocabulary == "all" else np.ascontiguousarray(count_VP[:, 0])
+    def count(name: str) -> tuple[Vocabulary, int]:
         try:
-            vocabulary = build_vocabulary(
-                codes, count_V, source.min_count, buckets.get(name), source.hashed_cardinality
-            )
+            return spill.fields[name].count(counted_n, source.min_count, source.hashed_cardinality)
         except ValueError as error:
             raise ValueError(f"dataset: field {name}: {error}") from error
-        rate_P = count_VP[vocabulary.id_V == 0].sum(axis=0) / sizes_P
-        spill.fields[name] = Codes()  # the distinct values are not needed any more
-        return Counted(vocabulary, codes.size, dict(zip(PARTS, rate_P.tolist(), strict=True)))
 
+    vocabularies, distinct = {}, {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        names = list(spill.fields)
-        for name, counted in zip(names, pool.map(count, range(len(names)), names), strict=True):
-            found[name] = counted
-            progress("counting", len(found) / len(names))
-    return found
+        for name, found in zip(spill.fields, pool.map(count, spill.fields), strict=True):
+            vocabularies[name], distinct[name] = found
+            progress("counting", len(distinct) / len(spill.fields))
+    return vocabularies, distinct
 
 
-def _encode(spill: Spill, ids: dict[str, np.ndarray], progress: Progress) -> None:
-    """Write ids.bin, (n, N) int32 row-major."""
-    rows, fields = spill.rows, len(ids)
-    needed, free = rows * fields * 4, shutil.disk_usage(spill.folder).free
+def _encode(spill: Spill, part_n: np.ndarray, sizes: dict[str, int], progress: Progress) -> dict[str, dict[str, float]]:
+    """Write ids.bin, (n, N) int32 row-major; per field the share of rows of each part with id 0."""
+    rows, columns = spill.rows, list(spill.fields.values())
+    needed, free = rows * len(columns) * 4, shutil.disk_usage(spill.folder).free
     if needed > free:
         raise ValueError(
-            f"{spill.folder.parent}: {needed / 1e9:.1f} GB needed for {rows} rows of {fields} fields, {free / 1e9:.1f} "
-            "GB free: make room, or choose another store_dir"
+            f"{spill.folder.parent}: {needed / 1e9:.1f} GB needed for {rows} rows of {len(columns)} fields, "
+            f"{free / 1e9:.1f} GB free: make room, or choose another store_dir"
         )
-    columns = [(spill.codes(i), id_V) for i, id_V in enumerate(ids.values())]
 
-    def encode(start: int) -> None:
-        ids_nN = np.empty((min(SLICE, rows - start), fields), np.int32)
-        for i, (code_n, id_V) in enumerate(columns):
-            ids_nN[:, i] = id_V[code_n[start : start + SLICE]]
-        os.pwrite(file.fileno(), ids_nN.data, start * fields * 4)
+    def encode(start: int) -> np.ndarray:
+        part = slice(start, min(start + SLICE, rows))
+        ids_nN = np.empty((part.stop - start, len(columns)), np.int32)
+        zeros_NP = np.empty((len(columns), len(PARTS)), np.int64)
+        for i, column in enumerate(columns):
+            ids_nN[:, i] = id_n = column.ids(part)
+            zeros_NP[i] = np.bincount(part_n[part][id_n == 0], minlength=len(PARTS))
+        os.pwrite(file.fileno(), ids_nN.data, start * len(columns) * 4)
+        return zeros_NP
 
+    total_NP = np.zeros((len(columns), len(PARTS)), np.int64)
     with (spill.folder / "ids.bin").open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, _ in enumerate(pool.map(encode, range(0, rows, SLICE))):
+        for number, zeros_NP in enumerate(pool.map(encode, range(0, rows, SLICE))):
+            total_NP += zeros_NP
             progress("encoding", min((number + 1) * SLICE / rows, 1.0))
+    rates_NP = (total_NP / [sizes[part] for part in PARTS]).tolist()
+    return {name: dict(zip(PARTS, rates_P, strict=True)) for name, rates_P in zip(spill.fields, rates_NP, strict=True)}

@@ -38,7 +38,7 @@ def differences(manifest: dict[str, Any], published: dict[str, str]) -> list[str
 def warnings(manifest: dict[str, Any]) -> list[str]:
     """What a person should look at before training on this."""
     found = []
-    seen = manifest["rows"]
+    seen = manifest["counted_rows"]
     for name, distinct in manifest["distinct_values"].items():
         if distinct == seen and seen > 1:
             found.append(f"{name}: every row has a value of its own, as an index has: dataset.ignore=[{name}]?")
