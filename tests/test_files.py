@@ -247,9 +247,9 @@ def test_memory_is_bounded(tmp_path: Path, variant: str) -> None:
     zeros = bytes(200_000_000)
     (path := tmp_path / f"a{ending}").write_bytes(lzma.compress(zeros, preset=0) if ending == ".xz" else pack(zeros))
     del zeros
-    import_all = tmp_path / f"b{ending}"
-    import_all.write_bytes(PACK[ending](b"1"))
-    assert read(import_all) == b"1"
+    tiny = tmp_path / f"b{ending}"
+    tiny.write_bytes(PACK[ending](b"1"))
+    assert read(tiny) == b"1"
     with ByteStream(path) as stream:
         tracemalloc.start()
         try:
