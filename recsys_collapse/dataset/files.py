@@ -102,11 +102,13 @@ class ByteStream(AbstractContextManager["ByteStream"]):
         Raises:
             ValueError: the file is damaged, cut off, or not what its name says; from then on at every call.
         """
-        data = bytearray()
-        while len(data) < size and (self._rest or self._advance()):
-            data += (part := self._rest[: size - len(data)])
-            self._rest = self._rest[len(part) :]
-        return bytes(data)
+        parts: list[memoryview] = []
+        missing = size
+        while missing > 0 and (self._rest or self._advance()):
+            parts.append(self._rest[:missing])
+            self._rest = self._rest[missing:]
+            missing -= len(parts[-1])
+        return b"".join(parts)
 
     def _advance(self) -> bool:
         if self._error:

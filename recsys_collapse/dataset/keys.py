@@ -15,7 +15,7 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the high bits
 LOW, HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 PADDING = np.array([2**64 - 1 >> 8 * size if size < LONGEST else 0 for size in range(LONGEST + 1)], np.uint64)
 SLICE = 1 << 20  # rows at a time
-SORTED_AT_ONCE = 1 << 24  # keys: 128 MB
+SORTED_AT_ONCE = 1 << 23  # keys: 64 MB
 
 
 def pack(values: pl.Series) -> np.ndarray | None:
@@ -66,8 +66,9 @@ def count_keys(
                 group_b = (key_b * MULTIPLIER >> np.uint64(32)) * np.uint64(passes) >> np.uint64(32)
                 key_b = key_b[group_b == number]
             chosen.append(key_b)
-        sorted_b = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.uint64)
+        sorted_b = np.concatenate(chosen) if chosen else np.empty(0, np.uint64)
         del chosen
+        sorted_b.sort()
         last_v = np.flatnonzero(np.append(sorted_b[1:] != sorted_b[:-1], True)) if len(sorted_b) else np.empty(0, int)
         count_v = np.diff(last_v, prepend=-1)
         distinct += len(last_v)
