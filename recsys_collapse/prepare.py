@@ -60,19 +60,13 @@ def prepare_and_show(config: DictConfig) -> None:
         store = prepare(
             source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=print
         )
-    manifest, figure = store.manifest(), store.path.with_suffix(".png")
+    manifest, figure = store.manifest(), store.path.with_name(f"{store.path.name}.png")
     report.draw_cardinalities(manifest, source.name, figure)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     for table in (report.field_table(manifest), report.summary(manifest, source.name)):
         console.print(table)
-    published = source.published()
-    differs = report.differences(manifest, published)
-    if published and not differs:
-        console.print(f"as published: {published.get('by')}")
-    for line in differs:
-        console.print(f"differs    {line}", highlight=False)
-    for line in report.warnings(manifest):
-        console.print(f"look at    {line}", highlight=False)
+    for line in report.remarks(manifest, source.published()):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"store      {store.path}\nplot       {figure}", highlight=False, soft_wrap=True)
 
 

@@ -21,6 +21,8 @@ from recsys_collapse.config import plain
 from recsys_collapse.cost import check_memory, flops_per_sample, free_memory, parameter_counts
 from recsys_collapse.dataset.batches import Batches, resident, shuffled
 from recsys_collapse.dataset.progress import progress_bar
+from recsys_collapse.dataset.report import remarks
+from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.store import Store, prepare
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*", module="pytorch_lightning")
 DEFAULT_THREADS = torch.get_num_threads()
+_told: set[Path] = set()  # stores about which everything was said
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -49,12 +52,7 @@ def train(job: Job) -> dict[str, Any]:
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     clear(job.run_dir)
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    source = build(config.dataset, "dataset")
-    note = print if show_bar(config) else log.info  # a bar makes room for what is printed
-    with progress_bar(show_bar(config)) as progress:
-        store = prepare(
-            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=note
-        )
+    source, store = load_data(config)
     columns = config.embed.num_sets * config.embed.embed_size
     check_memory(store.cardinalities, store.fields, columns, free_memory(config.trainer.accelerator))
     module = build_module(config, store)
@@ -91,6 +89,29 @@ def train(job: Job) -> dict[str, Any]:
         for logger in loggers:  # before the next run begins, or it would be written into this one
             logger.finish(exit_code)
     return result
+
+
+def load_data(config: DictConfig) -> tuple[Source, Store]:
+    """The data of a run, prepared if it was not yet; what is to be said of it is said once in a process.
+
+    Raises:
+        ValueError: the data cannot be used.
+    """
+    source, shown = build(config.dataset, "dataset"), show_bar(config)
+    with progress_bar(shown) as progress:
+        store = prepare(
+            source,
+            Path(config.store_dir),
+            config.split_seed,
+            lock=config.file_locks,
+            progress=progress,
+            note=print if shown else log.info,  # a bar makes room for what is printed
+        )
+    if store.path not in _told:
+        _told.add(store.path)
+        for line in remarks(store.manifest(), source.published()):
+            log.info(f"{source.name}: {line}")
+    return source, store
 
 
 def build_module(config: DictConfig, store: Store) -> CTRModule:

@@ -109,6 +109,11 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
 def test_help_is_quick_and_names_the_groups(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for group in ("model: dcnv2, dnn", "dataset: avazu, avazu_x4, criteo, criteo_x4, synthetic, table", "embed: me, se", "logger: auto, local, wandb"):
+    for group in (
+        "model: dcnv2, dnn",
+        "dataset: avazu, avazu_x4, criteo, criteo_x4, synthetic, table",
+        "embed: me, se",
+        "logger: auto, local, wandb",
+    ):
         assert group in done.stdout
     assert list(tmp_path.iterdir()) == []

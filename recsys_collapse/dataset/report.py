@@ -54,6 +54,13 @@ def warnings(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
+def remarks(manifest: dict[str, Any], published: dict[str, str]) -> list[str]:
+    """Whether it is as published, and what to look at, a line each."""
+    differs = differences(manifest, published)
+    same = [f"as in      {published.get('by')}"] if published and not differs else []
+    return [*same, *(f"differs    {line}" for line in differs), *(f"look at    {line}" for line in warnings(manifest))]
+
+
 def summary(manifest: dict[str, Any], title: str) -> Table:
     """The data set as one row, as in the paper's Table 2, with the sizes of the parts and the positive rate."""
     table = Table(title=title)
