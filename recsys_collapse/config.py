@@ -172,6 +172,8 @@ def validate(config: Any) -> None:
     for key, least in lowest.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key}={value}: expected an integer of {least} or more")
+    if config.split_seed >= 2**63:
+        raise ValueError(f"split_seed={config.split_seed}: expected an integer below 2**63")
     for key, words in WORDS.items():
         if (value := OmegaConf.select(config, key)) not in words:
             raise ValueError(f"{key}={value}: expected one of {', '.join(words)}")

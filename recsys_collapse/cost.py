@@ -1,5 +1,6 @@
 """What a model costs: parameters, floating-point operations per sample, and the memory of its table."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def check_memory(cardinalities: Sequence[int], fields: Sequence[str], columns: i
 def free_memory(accelerator: str) -> int | None:
     """Bytes that can be had where a run trains: on the GPU, or of the machine; None where the system does not say."""
     if accelerator != "cpu" and torch.cuda.is_available():
+        gc.collect()  # what the run before this one in the process left
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -4,6 +4,7 @@ Prepares the data of a command line as `recsys_collapse.run` would, and shows wh
 paper's Table 2, every field, what differs from published numbers, and a plot of the cardinalities.
 """
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from recsys_collapse.build import build
-from recsys_collapse.config import config_dir, register
+from recsys_collapse.config import config_dir, plain, register, validate
 from recsys_collapse.launch.plan import compose_jobs
 
 register()
@@ -25,21 +26,31 @@ def answer(config: DictConfig) -> None:
 
 
 def main() -> int:
-    """Prepare; 0 if the data is ready, 2 if the command or the data is wrong."""
+    """Prepare; 0 if all data is ready, 2 if the command or some data is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # who waits for whom
     try:
         configs = compose_jobs(sys.argv[1:])
         if configs is None:
             answer()
             return 0
-        for config in configs:
-            prepare_and_show(config)
-    except (ValueError, TimeoutError) as error:
+        wanted = {json.dumps([plain(c.dataset), c.split_seed, c.store_dir]): c for c in configs}  # once each
+        return max([_try(config) for config in wanted.values()])
+    except ValueError as error:
         print(f"recsys_collapse.prepare: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped; nothing is left of what was not finished.", file=sys.stderr)
         return 130
+
+
+def _try(config: DictConfig) -> int:
+    """Prepare the data of one job of several; what is wrong with it does not stop the others."""
+    try:
+        validate(config)
+        prepare_and_show(config)
+    except (ValueError, OSError) as error:
+        print(f"recsys_collapse.prepare: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -48,6 +59,7 @@ def prepare_and_show(config: DictConfig) -> None:
 
     Raises:
         ValueError: the data cannot be used.
+        OSError: something cannot be written.
     """
     source = build(config.dataset, "dataset")
     source.files()
@@ -61,13 +73,18 @@ def prepare_and_show(config: DictConfig) -> None:
             source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=print
         )
     manifest, figure = store.manifest(), store.path.with_name(f"{store.path.name}.png")
-    report.draw_cardinalities(manifest, source.name, figure)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console(markup=False) if sys.stdout.isatty() else Console(width=120, markup=False)
     for table in (report.field_table(manifest), report.summary(manifest, source.name)):
         console.print(table)
     for line in report.remarks(manifest, source.published()):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"store      {store.path}\nplot       {figure}", highlight=False, soft_wrap=True)
+    console.print(f"store      {store.path}", highlight=False, soft_wrap=True)
+    try:
+        report.draw_cardinalities(manifest, source.name, figure)
+    except OSError as error:  # a finished store may lie where nothing can be written
+        console.print(f"no plot    {figure}: {error.strerror}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"plot       {figure}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

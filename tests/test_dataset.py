@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_collapse.dataset import build as build_module
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset import store as store_module
 from recsys_collapse.dataset.batches import Batches, shuffled
@@ -235,6 +237,48 @@ def test_a_damaged_store_is_set_aside_and_built_again(tmp_path: Path, monkeypatc
     assert digests(path) == whole
     assert name in notes[0] and "damaged" in notes[0]
     assert len(list(tmp_path.glob("*.damaged-*/*"))) == 1
+
+
+def test_a_disk_that_takes_less_than_it_is_given(tmp_path: Path, monkeypatch) -> None:
+    """Short writes are continued; a file that is too short in the end never becomes a store."""
+    expected = digests(prepare(given_rows(), tmp_path / "whole", 0).path)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: pwrite(descriptor, data[:7], place))
+    assert digests(prepare(given_rows(), tmp_path / "short", 0).path) == expected
+    monkeypatch.setattr(build_module, "_write_at", lambda *args: None)
+    with pytest.raises(OSError, match=r"ids\.bin: not written in full: expected 64 bytes"):
+        prepare(given_rows(), tmp_path / "none", 0)
+    assert list((tmp_path / "none").glob("g-*")) == []
+
+
+def test_a_disk_that_is_too_small_is_seen_at_once(tmp_path: Path, monkeypatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    monkeypatch.setattr(build_module.shutil, "disk_usage", lambda path: Usage(free=20))
+    with pytest.raises(ValueError, match=r"GB needed for about 4 rows of 2 fields, 0\.0 GB free: make room"):
+        prepare(given_rows(), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("second", "named"),
+    [
+        ({"part": "train"}, "rows of train after rows of valid"),
+        ({"part": None}, "a time or part among pieces without one"),
+        ({"time": pl.Series(["1", "2"])}, "a time or part among pieces without one"),
+        ({"labels": np.array([1, 2], np.uint8)}, r"labels \[1, 2\]: expected 0 and 1"),
+        ({"labels": np.array([1], np.uint8)}, "a piece of 1 labels, 2 rows"),
+        ({"features": pl.DataFrame({"b": ["u", "v"]})}, r"columns \['b'\]: expected .* columns \['a'\]"),
+    ],
+)
+def test_pieces_of_a_source_have_to_fit(tmp_path: Path, second: dict, named: str) -> None:
+    """Whoever wrote the source."""
+    piece = Rows(pl.DataFrame({"a": ["u", "v"]}), np.array([0, 1], np.uint8), "valid")
+    spill = build_module.Spill(tmp_path, {})
+    spill.add(piece)
+    with pytest.raises(ValueError, match=named):
+        spill.add(piece._replace(**second))
+    assert spill.rows == 2
 
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:

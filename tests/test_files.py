@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_collapse.dataset import files
-from recsys_collapse.dataset.files import COMPRESSED, ByteStream, content_hash, find_files, kind, md5
+from recsys_collapse.dataset.files import COMPRESSED, ByteStream, content_hash, find_files, kind
 
 few = settings(max_examples=60, deadline=None)
 every_format = pytest.mark.parametrize("ending", COMPRESSED)
@@ -276,7 +276,7 @@ def test_too_large_a_window(tmp_path: Path) -> None:
     refused(path, "Memory", "decompress it yourself")
 
 
-@pytest.mark.parametrize("use", [ByteStream, content_hash, md5])
+@pytest.mark.parametrize("use", [ByteStream, content_hash])
 def test_what_cannot_be_opened(tmp_path: Path, use: Callable[[Path], object]) -> None:
     for path in (tmp_path / "missing.csv", tmp_path):
         with pytest.raises(ValueError, match="cannot be read") as error:
@@ -414,7 +414,7 @@ def test_progress_of_hashing_and_md5(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     assert content_hash(path, on_bytes=lambda *done: calls.append(done)) == sha(content)
     assert calls == [(4 << 20, len(content)), (8 << 20, len(content)), (len(content), len(content))]
-    assert md5(path) == hashlib.md5(content).hexdigest()
+    assert content_hash(path, algorithm="md5") == hashlib.md5(content).hexdigest()
     (tmp_path / "empty").touch()
     assert content_hash(tmp_path / "empty") == sha(b"")
 

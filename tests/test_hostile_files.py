@@ -130,7 +130,10 @@ def by_csv_module(text: str, quoting: bool = True) -> list[tuple[str, ...]] | in
     return rows[1:]
 
 
-pieces = st.sampled_from(['"', '"', "\n", "\n", "\r\n", "\r", ",", ",", "a", "é", '""', '"x,\ny"', "1,u,v\n", "0,,\n"])
+quoted = ['"', '"', '""', '"x,\ny"']
+pieces = st.sampled_from(
+    [*quoted, "\n", "\n", "\r\n", "\r", ",", ",", "a", "é", "1,u,v\n", "0,,\n", "x^", "\ufeff", "x\x01,,\n"]
+)
 
 
 @many
@@ -146,7 +149,7 @@ def test_03_quotes_anywhere(file: Path, body: str, block: int, quoting: bool) ->
 
 
 words = [b"1,", b"x", b"\n", b"\r\n", b"\r", b'"', b",", b"\0", b"\xff", b"\xe2", b'1,"a"\n', b"1,b\n", b'1,"c\rd"\n']
-junk = st.sampled_from([*words, "é".encode(), "\ufffd".encode()])
+junk = st.sampled_from([*words, "é".encode(), "\ufffd".encode(), "\ufeff1,".encode(), b"x^,1\n", b"x\x01,1\n"])
 
 
 @many
@@ -266,12 +269,12 @@ def test_06_an_endless_line_fills_no_memory(tmp_path: Path) -> None:
     *errors, peak = done.stdout.splitlines()
     for error, place in zip(errors, ("head.csv.gz:1", "row.csv.gz:2", "quoted.csv.gz:2"), strict=True):
         assert f"{place}: more than 1048576 bytes" in error and "dataset.max_line_bytes" in error
-    assert int(peak) < 700_000  # KB
+    assert int(peak) < 1_000_000  # KB
 
 
 def test_06_a_wrong_delimiter_is_seen_at_once(tmp_path: Path) -> None:
     header = "\t".join(["y", *(f"c{i}" for i in range(39))]) + "\n"
-    with pytest.raises(ValueError, match=r"t\.csv:1: 1 column found .*tab seen 39 times: set dataset.delimiter='\\t'"):
+    with pytest.raises(ValueError, match=r"t\.csv:1: 1 column found .*tab seen 39 times: set dataset.delimiter=tab"):
         whole(table(tmp_path / "t.csv", header + "1\n"))
     with pytest.raises(ValueError, match=r"t\.csv:1: 1 value, expected 2; tab seen 39 times: set dataset.delimiter"):
         whole(table(tmp_path / "t.csv", header, columns=["y", "a"]))
@@ -443,7 +446,7 @@ def test_17_other_content_is_another_store(tmp_path: Path) -> None:
     assert file.stat().st_size == stat.st_size
     after = prepare(source, tmp_path, 0, note=notes.append)
     assert after.fingerprint != before.fingerprint and before.path.is_dir()
-    assert notes == [f"t: preparing {after.path}"]
+    assert notes == [f"t: preparing {after.path}\n  {before.path.name} is of another content or split_seed"]
     assert "v9" in set(pl.read_parquet(after.path / "vocabulary.parquet")["value"])
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.dataset import report
+from recsys_collapse.dataset import store as store_module
 from recsys_collapse.dataset.source import PARTS, Source
 from recsys_collapse.dataset.store import Store, prepare
 from tests.cli import run
@@ -120,6 +123,15 @@ def test_given_files_must_be_the_published_ones(tmp_path: Path) -> None:
     found = hashlib.md5((tmp_path / "train.csv").read_bytes()).hexdigest()
     with pytest.raises(ValueError, match=f"train.csv: MD5 {found}, expected 4a53bb7.*not the published file"):
         prepare(source("criteo_x4", folder), tmp_path / "stores", 0)
+    with pytest.raises(ValueError, match="not the published file"):  # also where a store of it exists
+        prepare(source("criteo_x4", folder, "dataset.md5=null"), tmp_path / "stores", 0)
+        prepare(source("criteo_x4", folder), tmp_path / "stores", 0)
+    with pytest.raises(ValueError, match=r"dataset\.md5\.train: expected one of path"):
+        prepare(
+            source("table", "dataset.label=y", f"dataset.path={tmp_path / 'train.csv'}", "dataset.md5={train: a}"),
+            tmp_path / "stores",
+            0,
+        )
     words = [f"dataset.md5.{part}={hashlib.md5((tmp_path / f'{part}.csv').read_bytes()).hexdigest()}" for part in PARTS]
     assert len(prepare(source("criteo_x4", folder, *words), tmp_path / "stores", 0).labels) == 60
 
@@ -168,9 +180,9 @@ def test_times_are_numbers_or_text(times: list[str], expected: list[int]) -> Non
     from recsys_collapse.dataset.split import time_ranks
 
     assert time_ranks(pl.Series(times)).argsort().tolist() == expected
-    for wrong in ("", "soon"):
+    for wrong in (["1", ""], ["1", "soon"], ["10/1/2014", "10/30/2014"], ["v0", "v1"], ["1", "nan"]):
         with pytest.raises(ValueError, match=r"dataset\.time"):
-            time_ranks(pl.Series(["1", wrong]))
+            time_ranks(pl.Series(wrong))
 
 
 def test_hashing_bounds_the_cardinality(tmp_path: Path) -> None:
@@ -230,7 +242,14 @@ def test_run_prepares_by_itself(tmp_path: Path, name: str) -> None:
         (["dataset=criteoo"], ["did you mean dataset=criteo"]),
         (["dataset=criteo", "dataset.path=t.tsv"], ["t.tsv:1: 2 values, expected 40"]),
         (["dataset=criteo", "dataset.path=t.tsv", "dataset.min_cuont=2"], ["did you mean dataset.min_count"]),
-        (["dataset=avazu", "dataset.path=t.tsv"], ["t.tsv:1: 1 column found", "tab seen 1 times"]),
+        (
+            ["dataset=avazu", "dataset.path=t.tsv"],
+            ["t.tsv:1: 1 column found", "tab seen 1 times"],
+        ),
+        (["dataset.name=../../evil"], ["dataset.name=../../evil", "it names files"]),
+        (["split_seed=100000000000000000000"], ["split_seed=", "below 2**63"]),
+        (["store_dir=t.tsv"], ["store_dir=t.tsv", "choose another store_dir"]),
+        (["store_dir=t.tsv/x"], ["store_dir=t.tsv/x", "choose another store_dir"]),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, words: list[str], named: list[str]) -> None:
@@ -240,6 +259,55 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, words: list[str], na
     assert "Traceback" not in done.stderr
     assert [word for word in named if word not in done.stderr] == [], done.stderr
     assert list(tmp_path.glob("outputs/stores/*-v*")) == []
+
+
+def test_the_advice_on_delimiters_can_be_pasted(tmp_path: Path) -> None:
+    for name, sign in {"semicolon": ";", "tab": "\t", "comma": ",", "pipe": "|", "space": " "}.items():
+        file = tmp_path / f"{name}.{'csv' if name != 'comma' else 'tsv'}"
+        file.write_text("".join(f"{sign.join(row)}\n" for row in [("y", "a"), *([("0", "u"), ("1", "v")] * 20)]))
+        words = ["dataset=table", f"dataset.path={file.name}", "dataset.label=y", f"output_dir={name}"]
+        advice = re.search(r"set (dataset\.delimiter=\S+)", command(*words, cwd=tmp_path).stderr)
+        assert advice is not None
+        assert command(*words, *shlex.split(advice[1]), cwd=tmp_path).returncode == 0
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Also what rich would take for markup."""
+    names = ["[/x]", "price[usd]", "[red]id"]
+    rows = "".join(f"{i % 2},{i % 3},{i % 5},{i}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text(",".join(["y", *names]) + "\n" + rows)
+    done = command("dataset=table", "dataset.path=t.csv", "dataset.label=y", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in names)
+    assert "\"dataset.ignore=['[red]id']\"" in done.stdout
+
+
+def test_several_data_sets_in_one_command(tmp_path: Path) -> None:
+    """Each once, whatever else the sweep is over; one that cannot be used does not stop the others."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("y,x\n" + "0,u\n1,v\n" * 20)
+    words = ["dataset=table", "dataset.label=y", "dataset.path=a.csv,gone.csv,b.csv", "scale=1,2"]
+    done = command("-m", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.count("preparing") == 2 and done.stdout.count("store   ") == 2
+    assert done.stderr.count("gone.csv: no such file") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_can_be_used_where_nothing_can_be_written(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "train.txt", criteo_rows(60), None, "\t")
+    made = source("criteo", f"dataset.path={path}")
+    expected = prepare(made, tmp_path / "stores", 0)
+    (tmp_path / "stores").chmod(0o555)
+    assert torch.equal(prepare(made, tmp_path / "stores", 0).ids, expected.ids)
+
+
+def test_an_existing_store_needs_no_lock(tmp_path: Path, monkeypatch) -> None:
+    path = write_table(tmp_path / "train.txt", criteo_rows(60), None, "\t")
+    made = source("criteo", f"dataset.path={path}")
+    prepare(made, tmp_path / "stores", 0)
+    monkeypatch.setattr(store_module, "exclusive", None)
+    assert len(prepare(made, tmp_path / "stores", 0).labels) == 60
 
 
 def test_help(tmp_path: Path) -> None:

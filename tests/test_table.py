@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_collapse.dataset.records import DELIMITERS
 from recsys_collapse.dataset.store import Store, prepare
 from recsys_collapse.dataset.table import Table
 from tests.sources import Whole, whole
@@ -132,7 +133,7 @@ def test_stray_quotes_are_read_as_the_csv_module_does_or_refused(tmp_path_factor
         ("y,a,b\n1,x,z\n0,q\n", {}, ["t.csv:3: 2 values, expected 3"]),
         ("y,a,b\n1,x,z,v\n0,q,w\n", {}, ["t.csv:2: 4 values, expected 3"]),
         ("y,a,b\n1,x,z,v\n0,q\n", {}, ["t.csv:2: 4 values, expected 3"]),
-        ("y,a,b\n1,x,z\n\n0,q,w\n", {}, ["t.csv:3: 0 values, expected 3"]),
+        ("y,a,b\n1,x,z\n\n0,q,w\n", {}, ["t.csv:3: an empty line; 0 values, expected 3"]),
         ('y,a,b\n1,"x\nx",z\n0,"q",w,v\n', {}, ["t.csv:4: 4 values, expected 3"]),
         ('y,a,b\n1,"x",z\n0,"q,w\n', {}, ["t.csv:3: unexpected end of data"]),
         ('y,a,b\n1,"x"5,z\n0,q,w\n', {}, ["t.csv:2: ',' expected after '\"'"]),
@@ -164,7 +165,7 @@ def test_unusable_parquet_is_refused(tmp_path: Path, content: bytes | pl.DataFra
         ({"path": "gone.csv"}, ["dataset.path=gone.csv: no such file", "current folder is"]),
         ({"path": "empty.csv"}, ["dataset.path=empty.csv", "the file is empty"]),
         ({"path": "here.unknown"}, ["here.unknown: ending .unknown is not known; set dataset.delimiter"]),
-        ({"path": "noending"}, ["noending:1: 1 column found", "comma seen 2 times: set dataset.delimiter=','"]),
+        ({"path": "noending"}, ["noending:1: 1 column found", "comma seen 2 times: set dataset.delimiter=comma"]),
         ({}, ["dataset.path=None", "either dataset.path=FILE or all three of train, valid and test"]),
         ({"path": "here.csv", "train": "here.csv"}, ["dataset.train=here.csv", "expected either"]),
         ({"train": "here.csv", "valid": "here.csv"}, ["dataset.test=None", "expected either"]),
@@ -204,12 +205,90 @@ def test_given_parts_keep_their_rows_in_order(tmp_path: Path) -> None:
         prepare(source, tmp_path, 0)
 
 
+@few
+@given(
+    st.lists(st.tuples(st.sampled_from("01"), *[st.text('aé ,;|\t"', max_size=4)] * 2), min_size=1, max_size=8),
+    st.sampled_from(["comma", "semicolon", "pipe", "tab", "space"]),
+    st.sampled_from(["utf-8", "latin-1", "utf-16", "cp1252"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_delimiters_encodings_and_missing_values(
+    tmp_path_factory, rows: list[tuple], delimiter: str, encoding: str, end: str
+) -> None:
+    file, text = tmp_path_factory.getbasetemp() / "spelled.txt", io.StringIO()
+    writer = csv.writer(text, delimiter=DELIMITERS[delimiter], lineterminator=end)
+    writer.writerows([("y", "a", "b"), *rows])
+    read = table(file, text.getvalue().encode(encoding), delimiter=delimiter, quoting=True, encoding=encoding)
+    assert found(whole(read)) == ([row[1:] for row in rows], [int(row[0]) for row in rows])
+
+
+def test_parquet_of_pandas(tmp_path: Path) -> None:
+    """An integer column with a missing value becomes a float one in pandas: the values stay what they were."""
+    pl.DataFrame({"y": [0, 1], "a": [3, 10**15]}).write_parquet(tmp_path / "p1.parquet")
+    pl.DataFrame({"y": [1.0, 0.0], "a": [3.0, None]}).write_parquet(tmp_path / "p2.pq")
+    source = Table(name="t", label="y", path=[str(tmp_path / name) for name in ("p1.parquet", "p2.pq")])
+    assert found(whole(source)) == ([("3",), ("1000000000000000",), ("3",), ("",)], [0, 1, 1, 0])
+    pl.DataFrame({"y": [1, 0], "a": ["3", "x"]}).write_parquet(tmp_path / "p2.pq")
+    with pytest.raises(ValueError, match=r"p2\.pq: column a has values of type text, in the files before number"):
+        whole(source)
+
+
+def test_parquet_columns_that_are_not_used_may_be_anything(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"e": [[1.0], [2.0]], "^a.*$": ["u", "v"], "y": [0, 1], "ab": [b"1", b"2"]})
+    rows = (["u", "v"], [0, 1])
+    for options in ({"ignore": ["e", "ab"]}, {"features": ["^a.*$"]}):
+        read = whole(table(tmp_path / "t.parquet", frame, **options))
+        assert (read.features["^a.*$"].to_list(), read.labels.tolist()) == rows
+    with pytest.raises(ValueError, match=r"column e has values of type List.*leave it out with dataset\.ignore"):
+        whole(table(tmp_path / "t.parquet", frame))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "columns"),
+    [
+        ("0,1,2\n1,5,6\n0,7,8\n", {"label": 0, "ignore": [1], "buckets": {2: "log_squared"}}, ["2"]),
+        (",y\n5,1\n6,0\n", {}, [""]),
+        (",y\n5,1\n6,0\n", {"features": [""], "buckets": {"": "log_squared"}}, [""]),
+        (pl.DataFrame({"y": [True, False], "a": ["u", "v"]}), {"label_map": {True: 1, False: 0}}, ["a"]),
+        ("1,u\n0,v\n", {"columns": [0, 1], "label": "0"}, ["1"]),
+    ],
+)
+def test_names_that_yaml_takes_for_something_else(tmp_path: Path, content, options: dict, columns: list[str]) -> None:
+    file = tmp_path / ("t.csv" if isinstance(content, str) else "t.parquet")
+    read = whole(table(file, content, **options))
+    assert read.features.columns == columns
+    assert read.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"derive": {"wd": "a"}}, "dataset.derive.wd: expected a bucket for it, e.g. 'dataset.buckets={wd: hour}'"),
+        ({"published_as": {"foo": 2}}, "dataset.published_as.foo: expected only by, rows"),
+        ({"label_map": {"a": 2}}, "expected 0 or 1 for every word"),
+        ({"bad_lines": "skip"}, "expected error or quarantine"),
+        ({"block_mib": 0}, "dataset.block_mib=0: expected 1 or more"),
+        ({"hashed_cardinality": 1}, "dataset.hashed_cardinality=1: expected 2 or more"),
+        ({"device_resident": "yes"}, "expected auto, true or false"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict, named: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        table(tmp_path / "t.csv", TWO, **options)
+    assert named in str(refusal.value)
+
+
+def test_given_parts_are_not_split_again() -> None:
+    with pytest.raises(ValueError, match=r"dataset\.time=a: expected dataset\.path=.*; given parts are split already"):
+        Table(name="t", label="y", time="a", **dict.fromkeys(("train", "valid", "test"), "t.csv"))
+
+
 def test_every_option_of_the_rows_is_in_the_fingerprint(tmp_path: Path) -> None:
     """A new option needs a value here that differs from the one before."""
     other = {
         "label": "a", "label_map": {"0": 1, "1": 0}, "features": ["a"], "ignore": ["b"], "derive": {"c": "a"},
         "buckets": {"a": "log_squared"}, "time": "a", "columns": ["y", "a", "b"], "delimiter": ";", "quoting": False,
-        "encoding": "latin-1", "bad_lines": "quarantine", "max_bad_lines": 3, "max_line_bytes": 99, "min_count": 2,
+        "encoding": "latin-1", "bad_lines": "quarantine", "max_line_bytes": 99, "min_count": 2,
         "vocabulary": "all", "hashed_cardinality": 5,
     }  # fmt: skip
     before = table(tmp_path / "t.csv", TWO).fingerprint(0)
@@ -219,8 +298,8 @@ def test_every_option_of_the_rows_is_in_the_fingerprint(tmp_path: Path) -> None:
                 {"buckets": {"c": "hour"}} if option.name == "derive" else {}
             )
             assert table(tmp_path / "t.csv", TWO, **changes).fingerprint(0) != before, option.name
-    same = {"delimiter": ",", "quoting": True}  # what null stands for
-    assert table(tmp_path / "t.csv", TWO, **same).fingerprint(0) == before
+    same = {"delimiter": "comma", "quoting": True, "encoding": "UTF8", "label_map": {}, "max_bad_lines": 3}
+    assert table(tmp_path / "t.csv", TWO, **same).fingerprint(0) == before, "another spelling of the same"
     assert table(tmp_path / "copy.csv", TWO, name="copy").fingerprint(0) == before
     parts = dict.fromkeys(("path", "train", "valid", "test"), str(tmp_path / "t.csv"))
     assert Table(name="t", label="y", **parts | {"path": None}).fingerprint(0) != before

@@ -5,8 +5,8 @@
 3. count: how often each value stands in the counted rows; from that the vocabulary of each field;
 4. encode: values -> ids, slice by slice.
 
-Memory: a few blocks of rows, the vocabularies, the distinct values of fields that have long ones, and some 20 bytes a
-row for the split.
+Memory: a few blocks of rows, the vocabularies, and some 20 bytes a row for the split. Besides, about 150 bytes for
+every distinct value of a field that has values of more than 8 bytes or a bucket, and of the time that a split is by.
 Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid, test).
 """
 
@@ -30,6 +30,7 @@ from recsys_collapse.dataset.split import split_by_time, split_rows, time_ranks
 Progress = Callable[[str, float], None]  # stage, share done
 SLICE = 1 << 15  # rows encoded at a time
 MAX_ROWS = 2**31 - 1  # row numbers are int32
+BYTES_OF_COLUMN = 5  # of a value while it waits for its id: 4 as a code, 8 as a key
 
 
 def silent(stage: str, share: float) -> None:
@@ -45,7 +46,10 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
     """
     spill = Spill(folder, source.field_buckets())
     for rows in ahead(source.read()):
+        is_first = spill.rows == 0
         spill.add(rows)
+        if is_first:
+            _check_room(spill, rows.done)
         progress("reading", rows.done)
     part_n, sizes, positives = _write_splits(spill, split_seed)
     counted_n = np.ones(spill.rows, bool) if source.vocabulary == "all" else part_n == PARTS.index("train")
@@ -87,13 +91,9 @@ class Spill:
         Raises:
             ValueError: pieces of the source do not fit together, or there are more rows than int32 numbers.
         """
-        if self.rows == 0:
+        if not self.fields:
             self._start(rows)
-        if rows.features.columns != list(self.fields) or len(rows.labels) != rows.features.height:
-            raise ValueError(
-                f"dataset: a piece of {len(rows.labels)} labels, {rows.features.height} rows and columns "
-                f"{rows.features.columns}: expected as many labels as rows, and columns {list(self.fields)}"
-            )
+        self._check(rows)
         self.rows += len(rows.labels)
         if self.rows > MAX_ROWS:
             raise ValueError(f"dataset: more than {MAX_ROWS} rows: expected fewer, row numbers are int32")
@@ -113,6 +113,27 @@ class Spill:
             self.fields[name] = Column(folder / f"{i}.bin", self.buckets.get(name))
         self.time = None if rows.time is None else Column(folder / "time.bin", ordered=True)
         self.parts = None if rows.part is None else dict.fromkeys(PARTS, 0)
+        if rows.part not in (None, *PARTS) or (rows.part is not None and rows.time is not None):
+            raise ValueError(
+                f"dataset: part {rows.part}, time given: {rows.time is not None}: expected one of "
+                f"{', '.join(PARTS)}, or a time, or neither"
+            )
+
+    def _check(self, rows: Rows) -> None:
+        """Whether a piece fits to those before, whoever wrote the source."""
+        if rows.features.columns != list(self.fields) or len(rows.labels) != rows.features.height:
+            raise ValueError(
+                f"dataset: a piece of {len(rows.labels)} labels, {rows.features.height} rows and columns "
+                f"{rows.features.columns}: expected as many labels as rows, and columns {list(self.fields)}"
+            )
+        if len(rows.labels) and not np.isin(rows.labels, (0, 1)).all():
+            raise ValueError(f"dataset: labels {np.unique(rows.labels)[:5].tolist()}: expected 0 and 1")
+        if (rows.time is None) != (self.time is None) or (rows.part is None) != (self.parts is None):
+            raise ValueError("dataset: a piece with a time or part among pieces without one: expected all or none")
+        if self.parts is not None:
+            later = [part for part in PARTS[PARTS.index(str(rows.part)) + 1 :] if self.parts[part]]
+            if later:
+                raise ValueError(f"dataset: rows of {rows.part} after rows of {later[0]}: expected {', '.join(PARTS)}")
 
     def labels(self) -> np.ndarray:
         """All labels (n,) uint8."""
@@ -167,15 +188,27 @@ def _count(
     return vocabularies, distinct
 
 
+def _check_room(spill: Spill, done: float) -> None:
+    """Stop after the first piece if the disk will not hold columns and ids of all rows."""
+    rows, fields = int(spill.rows / max(done, 1e-6)), len(spill.fields)
+    needed, free = rows * (fields * (BYTES_OF_COLUMN + 4) + 5), shutil.disk_usage(spill.folder).free
+    if needed > free:
+        raise ValueError(
+            f"{spill.folder.parent}: about {needed / 1e9:.1f} GB needed for about {rows:,} rows of {fields} fields, "
+            f"{free / 1e9:.1f} GB free: make room, or choose another store_dir"
+        )
+
+
+def _write_at(descriptor: int, left: memoryview, place: int) -> None:
+    """Write all of it: a single call may write less, on a disk that is almost full."""
+    while left:
+        written = os.pwrite(descriptor, left, place)
+        left, place = left[written:], place + written
+
+
 def _encode(spill: Spill, part_n: np.ndarray, sizes: dict[str, int], progress: Progress) -> dict[str, dict[str, float]]:
     """Write ids.bin, (n, N) int32 row-major; per field the share of rows of each part with id 0."""
     rows, columns = spill.rows, list(spill.fields.values())
-    needed, free = rows * len(columns) * 4, shutil.disk_usage(spill.folder).free
-    if needed > free:
-        raise ValueError(
-            f"{spill.folder.parent}: {needed / 1e9:.1f} GB needed for {rows} rows of {len(columns)} fields, "
-            f"{free / 1e9:.1f} GB free: make room, or choose another store_dir"
-        )
 
     def encode(start: int) -> np.ndarray:
         part = slice(start, min(start + SLICE, rows))
@@ -184,7 +217,7 @@ def _encode(spill: Spill, part_n: np.ndarray, sizes: dict[str, int], progress: P
         for i, column in enumerate(columns):
             ids_nN[:, i] = id_n = column.ids(part)
             zeros_NP[i] = np.bincount(part_n[part][id_n == 0], minlength=len(PARTS))
-        os.pwrite(file.fileno(), ids_nN.data, start * len(columns) * 4)
+        _write_at(file.fileno(), ids_nN.data.cast("B"), start * len(columns) * 4)
         return zeros_NP
 
     total_NP = np.zeros((len(columns), len(PARTS)), np.int64)

@@ -26,7 +26,7 @@ PIECE = 1 << 20  # the most bytes that a step decompresses to; with zstd about t
 ZSTD_STEP = 64  # compressed bytes of a step: zstandard cannot bound its output, and 4 bytes may stand for 128 KiB
 TICK = 100_000_000  # ns; two changes may share one ctime, so the hash of a file this fresh is not remembered
 
-_hashes: dict[str, list[Any]] = {}  # absolute path: [size, mtime_ns, ctime_ns, inode, SHA-256]
+_hashes: dict[tuple[str, str], list[Any]] = {}  # algorithm, absolute path: [size, mtime_ns, ctime_ns, inode, hash]
 
 
 def kind(path: Path) -> str:
@@ -173,8 +173,13 @@ def _unzip(file: BufferedReader) -> Any:
     return archive.open(members[0])
 
 
-def content_hash(path: Path, memo: Path | None = None, on_bytes: Callable[[int, int], None] | None = None) -> str:
-    """SHA-256 of a file's bytes in hex, remembered in this process as long as the file is not touched.
+def content_hash(
+    path: Path,
+    memo: Path | None = None,
+    on_bytes: Callable[[int, int], None] | None = None,
+    algorithm: str = "sha256",
+) -> str:
+    """SHA-256 (or `md5`) of a file's bytes in hex, remembered in this process as long as the file is not touched.
 
     `memo` is a JSON file that remembers it across processes; whatever is wrong with it only costs time. `on_bytes` is
     called with bytes done and in all after every block, not for what is remembered.
@@ -182,23 +187,20 @@ def content_hash(path: Path, memo: Path | None = None, on_bytes: Callable[[int, 
     Raises:
         ValueError: the file cannot be read, or changes meanwhile.
     """
+    if memo is not None and algorithm != "sha256":
+        memo = memo.with_name(f"{algorithm}_{memo.name}")
     key, started, touched, remembered = str(path.absolute()), time.time_ns(), _touched(path), _read_memo(memo)
-    entry = next((e for e in (_hashes.get(key), remembered.get(key)) if e and e[:4] == touched), None)
+    entry = next((e for e in (_hashes.get((algorithm, key)), remembered.get(key)) if e and e[:4] == touched), None)
     if entry is None:
-        entry = [*touched, _digest(path, hashlib.sha256(), touched, on_bytes)]
+        entry = [*touched, _digest(path, hashlib.new(algorithm, usedforsecurity=False), touched, on_bytes)]
         if started - touched[2] < TICK:
             return entry[4]
-    _hashes[key] = entry
+    _hashes[algorithm, key] = entry
     if memo is not None and remembered.get(key) != entry:
         kept = {name: old for name, old in _read_memo(memo).items() if os.path.exists(name)}  # noqa: PTH110 - never fails
         with suppress(OSError):
             write_json(memo, kept | {key: entry})
     return entry[4]
-
-
-def md5(path: Path) -> str:
-    """MD5 of a file's bytes in hex, to compare with a published one; raises what `content_hash` raises."""
-    return _digest(path, hashlib.md5(usedforsecurity=False), _touched(path), None)
 
 
 def _digest(path: Path, digest: Any, touched: list[int], on_bytes: Callable[[int, int], None] | None) -> str:
@@ -224,8 +226,8 @@ def _touched(path: Path) -> list[int]:
 
 
 def _read_memo(memo: Path | None) -> dict[str, list[Any]]:
-    """The entries of the right form, as in `_hashes`."""
+    """The entries of the right form by absolute path, as in `_hashes`."""
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         entries = json.loads(memo.read_bytes()).items() if memo else ()
-        return {k: e for k, e in entries if isinstance(e, list) and re.fullmatch(r"\['[0-9a-f]{64}'\]", str(e[4:]))}
+        return {k: e for k, e in entries if isinstance(e, list) and re.fullmatch(r"\['[0-9a-f]{32,64}'\]", str(e[4:]))}
     return {}

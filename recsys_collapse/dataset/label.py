@@ -49,8 +49,10 @@ class LabelMap:
         counts = ", ".join(f"{value!r} ({count} times)" for value, count in Counter(values).most_common(5))
         places = ", ".join(str(lines[row]) for row in rows[:5])
         reason = (
-            f"label column {name} has {len(rows)} values that are neither {' nor '.join(self.words)}: {counts}; "
-            f"first at lines {places}; if these words are labels, say so: dataset.label_map={{WORD: 0, WORD: 1}}"
+            f"label column {name} has {len(rows)} values in lines {lines[0]} to {lines[-1]} that are neither "
+            f"{' nor '.join(self.words)}: {counts}; first at lines {places}; if these words are labels, say so: "
+            f"'dataset.label_map={{WORD: 0, WORD: 1}}'"
+            + ("; if line 1 is a header, leave dataset.columns out" if lines[rows[0]] == 1 else "")
         )
         for row, value in zip(rows, values, strict=True):
             one = f"label column {name}: {value!r}"

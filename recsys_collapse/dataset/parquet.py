@@ -1,36 +1,77 @@
 """Parquet files -> rows of text, batch by batch."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
 from recsys_collapse.dataset.text import Piece
 
+NUMBER, TEXT = "number", "text"
 
-def read_parquet(path: Path, block_bytes: int) -> Iterator[Piece]:
-    """All rows in order, every column as text, missing values as the empty string; a row's line is its number.
+
+def column_types(path: Path) -> dict[str, str]:
+    """The type of every column: `number`, `text`, or that of polars.
 
     Raises:
-        ValueError: it is not a whole Parquet file, or a column has values that are not text, numbers or truth values.
+        ValueError: it is not a whole Parquet file.
     """
-    try:
+    with _explained(path):
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
+    return {name: _type(dtype) for name, dtype in schema.items()}
+
+
+def read_parquet(path: Path, columns: list[str], block_bytes: int) -> Iterator[Piece]:
+    """All rows of these columns in order, as text, missing values as the empty string; a row's line is its number.
+
+    A whole number is written without a point, also where the column has fractions: pandas makes floats of integers as
+    soon as one is missing.
+
+    Raises:
+        ValueError: it is not a whole Parquet file, or values of a column have no text, such as lists and bytes.
+    """
+    with _explained(path):
         scan = pl.scan_parquet(path, glob=False)
+        names = scan.collect_schema().names()
+        scan = scan.select(pl.nth([names.index(name) for name in columns]))  # not by name: "^x$" would be a pattern
         schema = scan.collect_schema()
         for name, dtype in schema.items():
-            if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+            if dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration):
                 raise ValueError(
-                    f"{path}: column {name} has values of type {dtype}: expected text, numbers or truth values"
+                    f"{path}: column {name} has values of type {dtype}: expected text, numbers, truth values or times; "
+                    "leave it out with dataset.ignore"
                 )
         rows = scan.select(pl.len()).collect().item()
-        size = max(1, block_bytes // (8 * max(len(schema), 1)))
+        size = max(1, block_bytes // (8 * len(columns)))
         first = 1
+        as_text = [_as_text(pl.nth(i), dtype) for i, dtype in enumerate(schema.values())]
         for batch in scan.collect_batches(chunk_size=size, maintain_order=True):
-            frame = batch.select(pl.all().cast(pl.String).fill_null(""))
-            last = first + frame.height
-            yield Piece(frame, range(first, last), (last - 1) / rows)
+            last = first + batch.height
+            yield Piece(batch.select(as_text), range(first, last), (last - 1) / rows)
             first = last
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet: {error}; get the file again") from error
     if first - 1 != rows:
         raise ValueError(f"{path}: {first - 1} rows read, {rows} expected: the file is damaged")
+
+
+def _type(dtype: pl.DataType) -> str:
+    if dtype.is_numeric():
+        return NUMBER
+    return TEXT if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
+
+
+def _as_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    text = column.cast(pl.String)
+    if dtype.is_float():
+        whole = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False)).cast(pl.String)
+        text = pl.coalesce(whole, text)
+    return text.fill_null("")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as Parquet: {reason}; get the file again") from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from recsys_collapse.dataset.bad_lines import BadLines
 
-DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 UNFINISHED = "unexpected end of data"  # the csv module's words for an open quote
 QUOTES = "quote values as in RFC 4180, or read quotes as characters: dataset.quoting=false"
 
@@ -175,6 +175,8 @@ def check_columns(names: Sequence[str], place: str, delimiter: str | None = None
 
 def _wrong_number(values: list[str], expected: int, line: bytes, delimiter: str) -> str:
     hint = _other_delimiter(line.decode(), delimiter) if len(values) == 1 else ""
+    if not values:
+        return f"an empty line; 0 values, expected {expected}: remove it, or set dataset.bad_lines=quarantine"
     found = f"{len(values)} value{'s' * (len(values) != 1)}, expected {expected}"
     return f"{found}; {hint}" if hint else f"{found}, one for each column"
 
@@ -182,8 +184,7 @@ def _wrong_number(values: list[str], expected: int, line: bytes, delimiter: str)
 def _other_delimiter(text: str, delimiter: str) -> str:
     counts = {name: text.count(sign) for name, sign in DELIMITERS.items() if sign != delimiter}
     name = max(counts, key=lambda key: counts[key])
-    sign = DELIMITERS[name].replace("\t", "\\t")
-    return f"{name} seen {counts[name]} times: set dataset.delimiter='{sign}'" if counts[name] else ""
+    return f"{name} seen {counts[name]} times: set dataset.delimiter={name}" if counts[name] else ""
 
 
 def _shown(line: bytes) -> str:

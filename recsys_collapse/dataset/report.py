@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from recsys_collapse.dataset.source import PARTS
 from recsys_collapse.runs.durable import write
@@ -41,7 +42,7 @@ def warnings(manifest: dict[str, Any]) -> list[str]:
     seen = manifest["counted_rows"]
     for name, distinct in manifest["distinct_values"].items():
         if distinct == seen and seen > 1:
-            found.append(f"{name}: every row has a value of its own, as an index has: dataset.ignore=[{name}]?")
+            found.append(f"{name}: every row has a value of its own, as an index has: \"dataset.ignore=['{name}']\"?")
     unseen = {name: max(rates[part] for part in PARTS[1:]) for name, rates in manifest["id_0_rate"].items()}
     many = [f"{name} {rate:.0%}" for name, rate in unseen.items() if rate > MANY_UNSEEN]
     if many:
@@ -50,7 +51,7 @@ def warnings(manifest: dict[str, Any]) -> list[str]:
             "lower dataset.min_count, or leave the field out"
         )
     if manifest["bad_lines"]:
-        found.append(f"{manifest['bad_lines']} lines could not be used and were left out: bad_lines.jsonl")
+        found.append(f"{manifest['bad_lines']} lines could not be used and were left out: bad_lines.jsonl in the store")
     return found
 
 
@@ -63,7 +64,7 @@ def remarks(manifest: dict[str, Any], published: dict[str, str]) -> list[str]:
 
 def summary(manifest: dict[str, Any], title: str) -> Table:
     """The data set as one row, as in the paper's Table 2, with the sizes of the parts and the positive rate."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     cardinalities = manifest["cardinalities"]
     cells = {
         "rows": f"{manifest['rows']:,}",
@@ -89,7 +90,7 @@ def field_table(manifest: dict[str, Any]) -> Table:
     for name, cardinality in zip(manifest["fields"], manifest["cardinalities"], strict=True):
         rates = manifest["id_0_rate"][name]
         shares = (f"{rates[part]:.2%}" for part in PARTS)
-        table.add_row(name, f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares)
+        table.add_row(Text(name or '""'), f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares)
     return table
 
 

@@ -6,6 +6,8 @@ import torch
 
 from recsys_collapse.dataset.source import PARTS
 
+ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$"
+
 
 def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
     """Row numbers (int64) of train, valid and test.
@@ -49,10 +51,10 @@ def split_by_time(rank_n: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def time_ranks(values: pl.Series) -> np.ndarray:
-    """Place of each distinct time (V,) in order: as numbers if all are numbers, else as text (2014-10-21 sorts right).
+    """Place of each distinct time (V,) in order, of numbers or of text such as 2014-10-21 or 2014-10-21 13:05:00.
 
     Raises:
-        ValueError: a time is missing, or only some are numbers.
+        ValueError: a time is missing, is neither, or only some are numbers.
     """
     if (values == "").any():
         raise ValueError("dataset.time: the time of some rows is missing: expected one in every row")
@@ -64,4 +66,10 @@ def time_ranks(values: pl.Series) -> np.ndarray:
     if numbers.null_count() == 0:
         whole = values.cast(pl.Int64, strict=False)  # a float does not tell 19 digits apart
         return (numbers if whole.null_count() else whole).rank("dense").to_numpy()
+    wrong = values.filter(~values.str.contains(ISO))
+    if len(wrong):
+        raise ValueError(
+            f"dataset.time: {wrong[0]!r} does not sort by time: expected numbers, or text such as 2014-10-21 13:05:00; "
+            "write the times so, or order the file by time and give parts of it as dataset.train, valid and test"
+        )
     return values.rank("dense").to_numpy()

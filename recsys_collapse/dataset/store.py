@@ -13,6 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,15 @@ def prepare(
 
     Raises:
         ValueError: the source cannot be read, a split is empty, or training or validation rows have one class only.
+        TimeoutError: another process prepares the same data and does not come to an end.
+        OSError: the disk is full, or nothing may be written.
     """
     hashing: Callable[[int, int], None] = lambda done, total: progress("hashing the files", done / max(total, 1))  # noqa: E731
     fingerprint = source.fingerprint(split_seed, store_dir / MEMO, hashing)
     path = store_dir / f"{source.name}-v{source.version}-{fingerprint}"
+    if path.exists():
+        with suppress(DamagedStoreError):  # needs no lock, so that a store can be used where nothing can be written
+            return open_store(path)
     with exclusive(store_dir / ".locks" / path.name, "prepares the same data", enabled=lock):
         if path.exists():
             try:
@@ -80,9 +86,22 @@ def prepare(
                 path.rename(aside / path.name)
                 note(f"{damage}; it is set aside in {aside} and prepared again")
         else:
-            note(f"{source.name}: preparing {path}")
+            note(f"{source.name}: preparing {path}{_why(source, path)}")
         _build(source, path, split_seed, progress, alone=lock)
     return open_store(path)
+
+
+def _why(source: Source, path: Path) -> str:
+    """What differs from a store of the same name, for whoever wonders why there has to be another."""
+    recipe = json.loads(json.dumps(source.recipe()))
+    reasons = []
+    for other in sorted(path.parent.glob(f"{source.name}-v*-*/manifest.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            theirs = json.loads(other.read_text())["recipe"]
+            keys = sorted(key for key in recipe | theirs if recipe.get(key) != theirs.get(key))
+            differs = ", ".join(f"{key} {recipe.get(key)}, there {theirs.get(key)}" for key in keys)
+            reasons.append(f"\n  {other.parent.name} is of another {differs or 'content or split_seed'}")
+    return "".join(reasons[:3])
 
 
 class DamagedStoreError(ValueError):
@@ -138,6 +157,9 @@ def open_store(path: Path) -> Store:
                 raise DamagedStoreError(f"{path / name}: the content has changed: the store is damaged, remove {path}")
         _verified.add(path)
     rows, fields = manifest["rows"], manifest["fields"]
+    for name, size in sizes(manifest).items():
+        if manifest["files"][name]["bytes"] != size:
+            raise DamagedStoreError(f"{path / name}: expected {size} bytes: the store is damaged, remove {path}")
     ids = torch.from_file(str(path / "ids.bin"), size=rows * len(fields), dtype=torch.int32)
     order = torch.from_file(str(path / "splits.bin"), size=rows, dtype=torch.int32)
     return Store(
@@ -149,6 +171,12 @@ def open_store(path: Path) -> Store:
         labels=torch.from_file(str(path / "labels.bin"), size=rows, dtype=torch.uint8),
         splits=dict(zip(PARTS, order.split([manifest["parts"][part] for part in PARTS]), strict=True)),
     )
+
+
+def sizes(manifest: dict[str, Any]) -> dict[str, int]:
+    """Bytes of the files that are mapped."""
+    rows = manifest["rows"]
+    return {"ids.bin": 4 * rows * len(manifest["fields"]), "labels.bin": rows, "splits.bin": 4 * rows}
 
 
 def checksum(path: Path) -> list[int]:
@@ -175,6 +203,9 @@ def _build(source: Source, path: Path, split_seed: int, progress: Progress, alon
         if not path.name.endswith(source.fingerprint(split_seed, path.parent / MEMO)):
             raise ValueError(f"{source.name}: its files changed while they were read: run the command again")
         files = sorted(unfinished.iterdir())
+        for name, size in sizes(manifest).items():
+            if (unfinished / name).stat().st_size != size:
+                raise OSError(f"{unfinished / name}: not written in full: expected {size} bytes; is the disk full?")
         manifest["files"] = {f.name: {"bytes": f.stat().st_size, "crc32": checksum(f)} for f in files}
         manifest["crc32"] = _crc32(manifest)
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2, allow_nan=False))

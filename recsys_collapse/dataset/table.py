@@ -3,9 +3,9 @@
 The recipes of `conf/dataset/` (criteo, avazu, criteo_x4, avazu_x4) are this source with other values.
 """
 
-from collections.abc import Iterator, Sequence
+import codecs
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,15 +13,19 @@ import polars as pl
 
 from recsys_collapse.dataset.bad_lines import BadLines
 from recsys_collapse.dataset.buckets import Bucket, parse_bucket
-from recsys_collapse.dataset.files import find_files, kind, md5
+from recsys_collapse.dataset.choose import Choice, choose_fields
+from recsys_collapse.dataset.files import content_hash, find_files, kind
 from recsys_collapse.dataset.label import LabelMap
-from recsys_collapse.dataset.parquet import read_parquet
-from recsys_collapse.dataset.records import TextFormat
+from recsys_collapse.dataset.parquet import column_types, read_parquet
+from recsys_collapse.dataset.records import DELIMITERS, TextFormat
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
 from recsys_collapse.dataset.text import Piece, read_text
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", "": "\t"}
+BY_ENDING = {".csv": ",", ".tsv": "\t", ".txt": "\t", "": "\t"}
+PARQUET = (".parquet", ".pq")
+STATISTICS = ("by", "rows", "fields", "sum", "max", "min")
 Files = str | list[str]
+Name = str | int  # YAML takes a column 0 for a number
 
 
 @dataclass(kw_only=True)
@@ -40,7 +44,9 @@ class Table(Source):
         buckets: what a field's values become before they are counted, see `buckets.py`.
         time: a column; the split is by this order instead of at random.
         columns: names of the columns of text without a header.
-        delimiter, quoting: of text; null: by the file's ending (.csv comma and quotes, .tsv and .txt tab without).
+        delimiter: of text, a character or `tab`, `comma`, `semicolon`, `pipe`, `space`; null: by the file's ending
+            (.csv comma, .tsv, .txt and none tab).
+        quoting: values may stand in double quotes; null: unless the delimiter is a tab.
         encoding: of text.
         bad_lines: `error`, or `quarantine`: leave unusable lines out, up to `max_bad_lines` of them.
         max_line_bytes: longer lines are an error.
@@ -51,28 +57,28 @@ class Table(Source):
 
     version: ClassVar[int] = 2
 
-    label: str
-    label_map: dict[str, int] | None = None
+    label: Name
+    label_map: dict[Any, int] | None = None
     path: Files | None = runtime(default=None)
     train: Files | None = runtime(default=None)
     valid: Files | None = runtime(default=None)
     test: Files | None = runtime(default=None)
     dir: str | None = runtime(default=None)
-    features: list[str] | None = None
-    ignore: list[str] = field(default_factory=list)
-    derive: dict[str, str] | None = None
-    buckets: dict[str, str] | None = None
-    time: str | None = None
-    columns: list[str] | None = None
+    features: list[Name] | None = None
+    ignore: list[Name] = field(default_factory=list)
+    derive: dict[Any, Name] | None = None
+    buckets: dict[Any, str] | None = None
+    time: Name | None = None
+    columns: list[Name] | None = None
     delimiter: str | None = None
     quoting: bool | None = None
     encoding: str = "utf-8"
     bad_lines: str = "error"
-    max_bad_lines: int = 1000
+    max_bad_lines: int = runtime(default=1000)
     max_line_bytes: int = 1 << 20
     block_mib: int = runtime(default=16)
-    md5: dict[str, str] | None = runtime(default=None)
-    published_as: dict[str, str] | None = runtime(default=None)
+    md5: dict[str, str | None] | None = runtime(default=None)
+    published_as: dict[str, Any] | None = runtime(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,25 +87,64 @@ class Table(Source):
         for name, least in {"max_bad_lines": 0, "max_line_bytes": 1, "block_mib": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"dataset.{name}={getattr(self, name)}: expected {least} or more")
+        if self.time is not None and self.path is None:
+            raise ValueError(f"dataset.time={self.time}: expected dataset.path=...; given parts are split already")
         self._bad = BadLines()
-        self._labels = {typed: LabelMap.of(self.label_map, typed) for typed in (False, True)}
+        words = _by_word(self.label_map)
+        self._labels = {typed: LabelMap.of(words, typed) for typed in (False, True)}
         self._buckets = {
-            name: parse_bucket(f"dataset.buckets.{name}", word) for name, word in (self.buckets or {}).items()
+            name: parse_bucket(f"dataset.buckets.{name}", str(word)) for name, word in _by_word(self.buckets).items()
         }
-        for name in self.derive or {}:
+        self._choice = Choice(
+            str(self.label),
+            None if self.time is None else str(self.time),
+            None if self.features is None else [str(name) for name in self.features],
+            [str(name) for name in self.ignore],
+            {name: str(column) for name, column in _by_word(self.derive).items()},
+            list(self._buckets),
+        )
+        for name in self._choice.derive:
             if name not in self._buckets:
                 raise ValueError(
-                    f"dataset.derive.{name}: no bucket; expected dataset.buckets.{name}=..., or no such field"
+                    f"dataset.derive.{name}: expected a bucket for it, e.g. 'dataset.buckets={{{name}: hour}}'"
                 )
+        if unknown := sorted(set(self.published()) - set(STATISTICS)):
+            raise ValueError(f"dataset.published_as.{unknown[0]}: expected only {', '.join(STATISTICS)}")
 
     def files(self) -> list[Path]:
         return [path for paths in self._files_by_part().values() for path in paths]
 
     def recipe(self) -> dict[str, Any]:
-        """Delimiter and quoting as they are used: a null and what it stands for are one recipe."""
-        layouts = [self._layout(path) for path in self.files() if kind(path) != ".parquet"]
+        """Options in one spelling: a null and what it stands for are one recipe."""
+        layouts = [self._layout(path) for path in self.files() if kind(path) not in PARQUET]
         used = sorted({(layout.delimiter, layout.quoting) for layout in layouts})
-        return {**super().recipe(), "delimiter": [d for d, _ in used], "quoting": [q for _, q in used]}
+        same = {
+            "label": self._choice.label,
+            "label_map": self._labels[False].words,
+            "derive": dict(self._choice.derive),
+            "buckets": {name: bucket.word for name, bucket in self._buckets.items()},
+            "delimiter": [delimiter for delimiter, _ in used],
+            "quoting": [quoting for _, quoting in used],
+            "encoding": _encoding(self.encoding),
+        }
+        return super().recipe() | same
+
+    def fingerprint(
+        self, split_seed: int, memo: Path | None = None, on_bytes: Callable[[int, int], None] | None = None
+    ) -> str:
+        """Also compares the files with `md5`."""
+        parts = self._files_by_part()
+        for part, expected in (self.md5 or {}).items():
+            if expected is None:
+                continue
+            if len(parts.get(part, [])) != 1:
+                raise ValueError(f"dataset.md5.{part}: expected one of {', '.join(parts)}, with one file")
+            if (found := content_hash(parts[part][0], memo, on_bytes, "md5")) != expected:
+                raise ValueError(
+                    f"{parts[part][0]}: MD5 {found}, expected {expected} (dataset.md5.{part}): not the published file; "
+                    "get it again, or set dataset.md5=null to use this one"
+                )
+        return super().fingerprint(split_seed, memo, on_bytes)
 
     def field_buckets(self) -> dict[str, Bucket]:
         return self._buckets
@@ -108,25 +153,23 @@ class Table(Source):
         return self._bad.lines
 
     def published(self) -> dict[str, str]:
-        return self.published_as or {}
+        return {name: str(value) for name, value in (self.published_as or {}).items()}
 
     def read(self) -> Iterator[Rows]:
-        bad = self._bad = BadLines(self.bad_lines, self.max_bad_lines)
-        parts, first = self._files_by_part(), None
+        self._bad = BadLines(self.bad_lines, self.max_bad_lines)
+        parts = self._files_by_part()
         sizes = {path: path.stat().st_size for paths in parts.values() for path in paths}
         total, before = sum(sizes.values()), 0
+        first: dict[str, str] = {}
+        types: dict[str, str] = {}
         for part, paths in parts.items():
             for path in paths:
-                self._check_md5(part, path)
-                chosen = None
-                for piece in self._pieces(path, bad):
-                    if chosen is None:
-                        chosen = self._chosen(path, piece.frame.columns)
-                        first = first or (path, chosen)
-                        if sorted(chosen) != sorted(first[1]):
-                            raise ValueError(f"{path}: fields {chosen}, expected those of {first[0]}: {first[1]}")
-                        chosen = first[1]  # other files may have the columns in another order
-                    rows = self._rows(piece, path, chosen, bad)
+                for fields, piece in self._pieces(path, types):
+                    first = first or fields
+                    if set(fields) != set(first):
+                        known = f"{self.files()[0]}: {', '.join(first)}"
+                        raise ValueError(f"{path}: fields {', '.join(fields)}, expected those of {known}")
+                    rows = self._rows(piece, path, first)  # in the order of the first file
                     given = None if self.path is not None else part
                     if len(rows.labels):
                         yield rows._replace(part=given, done=(before + piece.done * sizes[path]) / total)
@@ -134,7 +177,7 @@ class Table(Source):
 
     def _files_by_part(self) -> dict[str, list[Path]]:
         given = [self.train, self.valid, self.test]
-        folder = None if self.dir is None else Path(self.dir)
+        folder = None if self.dir is None else Path(self.dir).expanduser()
         if self.path is not None and not any(given):
             return {"path": find_files("dataset.path", self.path, folder)}
         if self.path is None and all(given):
@@ -144,78 +187,67 @@ class Table(Source):
             f"dataset.test={self.test}: expected either dataset.path=FILE or all three of train, valid and test"
         )
 
-    def _check_md5(self, part: str, path: Path) -> None:
-        if (expected := (self.md5 or {}).get(part)) and (found := md5(path)) != expected:
-            raise ValueError(
-                f"{path}: MD5 {found}, expected {expected} (dataset.md5.{part}): not the published file; "
-                "get it again, or set dataset.md5=null to use this one"
-            )
-
-    def _pieces(self, path: Path, bad: BadLines) -> Iterator[Piece]:
-        if kind(path) == ".parquet":
-            return read_parquet(path, self.block_mib << 20)
-        return read_text(path, self._layout(path), bad)
+    def _pieces(self, path: Path, types: dict[str, str]) -> Iterator[tuple[dict[str, str], Piece]]:
+        """Fields and rows of one file; `types` are those of the Parquet columns so far, which have to agree."""
+        if kind(path) not in PARQUET:
+            for piece in read_text(path, self._layout(path), self._bad):
+                yield choose_fields(path, piece.frame.columns, self._choice), piece
+            return
+        own = column_types(path)
+        fields = choose_fields(path, list(own), self._choice)
+        time = [] if self._choice.time is None else [self._choice.time]
+        needed = list(dict.fromkeys([self._choice.label, *time, *fields.values()]))
+        for name in needed:
+            if types.setdefault(name, own[name]) != own[name]:
+                raise ValueError(
+                    f"{path}: column {name} has values of type {own[name]}, in the files before {types[name]}: "
+                    "expected one type, or the same value would be written in two ways; cast the column in one of them"
+                )
+        for piece in read_parquet(path, needed, self.block_mib << 20):
+            yield fields, piece
 
     def _layout(self, path: Path) -> TextFormat:
-        delimiter = self.delimiter or DELIMITERS.get(kind(path))
+        delimiter = DELIMITERS.get(self.delimiter or "", self.delimiter) or BY_ENDING.get(kind(path))
         if delimiter is None:
-            raise ValueError(f"{path}: ending {kind(path)} is not known; set dataset.delimiter, e.g. ','")
+            raise ValueError(f"{path}: ending {kind(path)} is not known; set dataset.delimiter, e.g. to comma")
         if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
-            raise ValueError(f"dataset.delimiter={delimiter}: expected a single character, such as ',' or '\\t'")
+            raise ValueError(
+                f"dataset.delimiter={delimiter}: expected one of {', '.join(DELIMITERS)}, or a single character"
+            )
         quoting = delimiter != "\t" if self.quoting is None else self.quoting
-        columns = None if self.columns is None else tuple(self.columns)
+        columns = None if self.columns is None else tuple(str(name) for name in self.columns)
         return TextFormat(delimiter, quoting, columns, self.encoding, self.max_line_bytes, self.block_mib << 20)
 
-    def _chosen(self, path: Path, columns: Sequence[str]) -> list[str]:
-        """The fields, in order."""
-        if self.label not in columns:
-            raise ValueError(f"{path}: no label column{_among('dataset.label', self.label, columns)}")
-        if self.time is not None and self.time not in columns:
-            raise ValueError(f"{path}: no time column{_among('dataset.time', self.time, columns)}")
-        others = [name for name in columns if name != self.label]
-        named = {"dataset.features": self.features or [], "dataset.ignore": self.ignore}
-        named |= {f"dataset.derive.{name}": [column] for name, column in (self.derive or {}).items()}
-        for key, names in named.items():
-            for name in names:
-                if name not in others:
-                    raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
-        chosen = self.features if self.features is not None else [name for name in others if name != self.time]
-        chosen = [*(name for name in chosen if name not in self.ignore), *(self.derive or {})]
-        if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
-            raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
-        if not chosen:
-            raise ValueError(f"{path}: no feature columns left of {columns}; see dataset.features and .ignore")
-        for name in self.buckets or {}:
-            if name not in chosen:
-                raise ValueError(f"{path}: no such field{_among('dataset.buckets', name, chosen)}")
-        return chosen
-
-    def _rows(self, piece: Piece, path: Path, chosen: list[str], bad: BadLines) -> Rows:
+    def _rows(self, piece: Piece, path: Path, fields: Mapping[str, str]) -> Rows:
         """The fields and labels of a piece, without rows that have no label or no number where one is needed."""
-        frame, lines = piece.frame, piece.lines
-        labels, good = self._labels[kind(path) == ".parquet"].read(frame, self.label, path, lines, bad)
-        features = {name: frame[(self.derive or {}).get(name, name)] for name in chosen}
+        frame, lines, bad = piece.frame, piece.lines, self._bad
+        labels, good = self._labels[kind(path) in PARQUET].read(frame, self._choice.label, path, lines, bad)
+        features = {name: frame[column] for name, column in fields.items()}
         for name, bucket in self._buckets.items():
             valid = bucket.valid(features[name])
             if not valid.all():
                 for row in (~valid).arg_true():
-                    reason = (
-                        f"column {features[name].name}: {features[name][row]!r}, expected {bucket.expected} or nothing"
-                    )
+                    value = features[name][row]
+                    reason = f"column {fields[name]}: {value!r}, expected {bucket.expected} or nothing"
                     bad.add(str(path), int(lines[row]), reason, "\t".join(frame.row(row)))
                 good &= valid.to_numpy()
-        rows = Rows(
-            pl.DataFrame([values.alias(name) for name, values in features.items()]),
-            labels,
-            time=None if self.time is None else frame[self.time].alias("time"),
-        )
+        time = None if self._choice.time is None else frame[self._choice.time]
+        rows = Rows(pl.DataFrame(features), labels, time=time)
         if good.all():
             return rows
         kept = pl.Series(good)
-        time = None if rows.time is None else rows.time.filter(kept)
+        time = None if time is None else time.filter(kept)
         return rows._replace(features=rows.features.filter(kept), labels=labels[good], time=time)
 
 
-def _among(key: str, name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    return f" ({key}={name}){f'; did you mean {near[0]}?' if near else ';'} the columns are {', '.join(names)}"
+def _by_word(options: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """Keys as they stand in a file: YAML takes 0 for a number and true for a truth value."""
+    return {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in (options or {}).items()}
+
+
+def _encoding(name: str) -> str:
+    """One name for all spellings of an encoding; an unknown one is refused where the file is read."""
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return name

@@ -7,6 +7,7 @@ module (`records.py`), which names the line. Memory is that of a few blocks, wha
 Shapes: b bytes of a block, r its records.
 """
 
+import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from recsys_collapse.dataset.files import ByteStream
 from recsys_collapse.dataset.records import TextFormat, check_columns, one_by_one, too_long
 
 QUOTE, LF, CR = 34, 10, 13
+TAKEN_FOR_MORE = (codecs.BOM_UTF8, b"x\x01", b"x^")  # polars drops a mark, and decompresses, at the start of a block
 
 
 class Piece(NamedTuple):
@@ -143,6 +145,8 @@ def _lf_only(buffer: bytes) -> bytes:
 
 def _parse(block: Block, layout: TextFormat, columns: int) -> pl.DataFrame | None:
     """The block as a frame of text columns; None if anything about it is not as it should be."""
+    if block.data.startswith(TAKEN_FOR_MORE):
+        return None
     if not block.data:
         return pl.DataFrame(schema={str(i): pl.String for i in range(columns)})
     if np.diff(block.ends_r, prepend=-1).max() > layout.max_line_bytes:
@@ -168,7 +172,7 @@ def _parse(block: Block, layout: TextFormat, columns: int) -> pl.DataFrame | Non
             extra_columns="raise",
             glob=False,
         )
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError):
         return None
     whole = frame.height == len(block.ends_r) and not any(column.null_count() for column in frame.get_columns())
     return frame if whole else None  # a missing value is "", so a null is a record that is too short

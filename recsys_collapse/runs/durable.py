@@ -78,13 +78,17 @@ def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: flo
         longest_wait: seconds.
 
     Raises:
-        ValueError: the file system has no locks.
+        ValueError: the file system has no locks, or the file cannot be written.
         TimeoutError: the lock was not released in time; names the holder.
     """
     if not enabled:
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.open("a+").close()
+    except OSError as error:
+        raise ValueError(f"{lock}: cannot be written ({error.strerror}): choose another folder") from error
     with _acquire(lock, doing, longest_wait) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

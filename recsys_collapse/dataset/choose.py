@@ -1,0 +1,52 @@
+"""Which columns of a table are fields, and in words what is wrong with a choice."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Choice(NamedTuple):
+    """What the options of a `Table` say about its columns."""
+
+    label: str
+    time: str | None
+    features: list[str] | None
+    ignore: list[str]
+    derive: Mapping[str, str]
+    """Further fields and the column each is made from."""
+    bucketed: Sequence[str]
+
+
+def choose_fields(path: Path, columns: Sequence[str], choice: Choice) -> dict[str, str]:
+    """The fields in order, each with the column that it is read from.
+
+    Raises:
+        ValueError: a column that is named does not exist, is named twice, or none is left.
+    """
+    if choice.label not in columns:
+        raise ValueError(f"{path}: no label column{_among('dataset.label', choice.label, columns)}")
+    if choice.time is not None and choice.time not in columns:
+        raise ValueError(f"{path}: no time column{_among('dataset.time', choice.time, columns)}")
+    others = [name for name in columns if name != choice.label]
+    named = {"dataset.features": choice.features or [], "dataset.ignore": choice.ignore}
+    named |= {f"dataset.derive.{name}": [column] for name, column in choice.derive.items()}
+    for key, names in named.items():
+        for name in names:
+            if name not in others:
+                raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
+    chosen = choice.features if choice.features is not None else [name for name in others if name != choice.time]
+    chosen = [*(name for name in chosen if name not in choice.ignore), *choice.derive]
+    if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+        raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
+    if not chosen:
+        raise ValueError(f"{path}: no feature columns left of {columns}; see dataset.features and .ignore")
+    for name in choice.bucketed:
+        if name not in chosen:
+            raise ValueError(f"{path}: no such field{_among('dataset.buckets', name, chosen)}")
+    return {name: choice.derive.get(name, name) for name in chosen}
+
+
+def _among(key: str, name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f" ({key}={name}){f'; did you mean {near[0]}?' if near else ';'} the columns are {', '.join(names)}"
