@@ -432,7 +432,7 @@ def test_16_rows_that_differ_from_the_paper_are_said(tmp_path: Path) -> None:
     published = {"rows": "45.8M", "fields": "2", "by": "the paper"}
     source = table(tmp_path / "t.csv", "y,a,b\n" + clicks(50), published_as=published)
     manifest = prepare(source, tmp_path, 0).manifest()
-    assert report.differences(manifest, source.published()) == ["rows: 0.0M here, 45.8M in the paper"]
+    assert report.differences(manifest, source.published()) == ["rows: 50 here, 45.8M in the paper"]
     assert report.differences(manifest | {"rows": 45_840_617}, source.published()) == []
 
 

@@ -214,7 +214,7 @@ def test_the_command_shows_what_was_counted(tmp_path: Path) -> None:
         rates = " ".join(f"{manifest['id_0_rate'][name][part]:.2%}" for part in PARTS)
         row = f"{name} {sizes[i]} {manifest['distinct_values'][name]} {rates}"
         assert row in re.sub(r"[│\s]+", " ", done.stdout)
-    assert "differs    rows: 0.0M here, 45.8M in the paper, Table 2" in done.stdout
+    assert "differs    rows: 400 here, 45.8M in the paper, Table 2" in done.stdout
     assert Path(f"{folder}.png").stat().st_size > 5000
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert command(*words, cwd=tmp_path).stdout == done.stdout.partition("\n")[2]
@@ -231,7 +231,7 @@ def test_run_prepares_by_itself(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     (result,) = tmp_path.glob("outputs/runs/*/result.json")
     assert json.loads(result.read_text())["dataset"] == name
-    assert "differs    rows: 0.0M here" in done.stdout
+    assert "differs    rows: 300 here" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_published_statistics_are_compared_as_they_are_rounded() -> None:
     assert isinstance(published, dict)
     assert report.differences(manifest, published) == []
     manifest["rows"] = 45_000_000
-    assert report.differences(manifest, published) == ["rows: 45.0M here, 45.8M in the paper, Table 2"]
+    assert report.differences(manifest, published) == ["rows: 45,000,000 here, 45.8M in the paper, Table 2"]
 
 
 def test_warnings_name_what_to_look_at() -> None:

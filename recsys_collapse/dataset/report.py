@@ -13,27 +13,28 @@ MOST_NAMES = 120  # of fields below a plot
 MANY_UNSEEN = 0.2  # rate of rare or unseen values on validation or test rows that is worth a word
 
 
-def statistics(manifest: dict[str, Any]) -> dict[str, str]:
-    """rows, fields, and sum, max and min of the cardinalities, rounded as in the paper's Table 2."""
-    cardinalities = manifest["cardinalities"]
-    return {
-        "rows": f"{manifest['rows'] / 1e6:.1f}M",
-        "fields": str(len(cardinalities)),
-        "sum": f"{sum(cardinalities) / 1e6:.2f}M",
-        "max": f"{max(cardinalities) / 1e6:.2f}M",
-        "min": str(min(cardinalities)),
-    }
+def statistics(manifest: dict[str, Any]) -> dict[str, int]:
+    """rows, fields, and sum, max and min of the cardinalities: the paper's Table 2."""
+    sizes = manifest["cardinalities"]
+    counts = {"rows": manifest["rows"], "fields": len(sizes), "sum": sum(sizes), "max": max(sizes), "min": min(sizes)}
+    return {name: int(count) for name, count in counts.items()}
 
 
 def differences(manifest: dict[str, Any], published: dict[str, str]) -> list[str]:
-    """What differs from published statistics, in words; empty if nothing does or none are known."""
-    found = statistics(manifest)
+    """What differs from published statistics as they are rounded ("1.08M"), in words; empty if nothing does."""
     by = published.get("by", "others")
     return [
-        f"{key}: {found[key]} here, {value} in {by}"
-        for key, value in published.items()
-        if key != "by" and found[key] != str(value)
+        f"{name}: {count:,} here, {published[name]} in {by}"
+        for name, count in statistics(manifest).items()
+        if name in published and _rounded(count, published[name]) != published[name]
     ]
+
+
+def _rounded(count: int, like: str) -> str:
+    """A count in millions with as many digits as `like` has, if that is in millions."""
+    if not like.endswith("M"):
+        return str(count)
+    return f"{count / 1e6:.{len(like.partition('.')[2]) - 1 if '.' in like else 0}f}M"
 
 
 def warnings(manifest: dict[str, Any]) -> list[str]:
@@ -65,14 +66,8 @@ def remarks(manifest: dict[str, Any], published: dict[str, str]) -> list[str]:
 def summary(manifest: dict[str, Any], title: str) -> Table:
     """The data set as one row, as in the paper's Table 2, with the sizes of the parts and the positive rate."""
     table = Table(title=Text(title))
-    cardinalities = manifest["cardinalities"]
-    cells = {
-        "rows": f"{manifest['rows']:,}",
-        "fields": str(len(cardinalities)),
-        "sum of D_i": f"{sum(cardinalities):,}",
-        "max D_i": f"{max(cardinalities):,}",
-        "min D_i": f"{min(cardinalities):,}",
-    }
+    titles = {"rows": "rows", "fields": "fields", "sum": "sum of D_i", "max": "max D_i", "min": "min D_i"}
+    cells = {titles[name]: f"{count:,}" for name, count in statistics(manifest).items()}
     for part in PARTS:
         rows, positives = manifest["parts"][part], manifest["positives"][part]
         cells[f"{part}\npositive"] = f"{rows:,}\n{positives / rows:.2%}"

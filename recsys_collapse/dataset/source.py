@@ -101,7 +101,7 @@ class Source(ABC):
         return {}
 
     def published(self) -> dict[str, str]:
-        """Statistics that others published for these rows, in the words of `report.statistics`."""
+        """Statistics that others published for these rows, by the names of `report.statistics`."""
         return {}
 
     def recipe(self) -> dict[str, Any]:
