@@ -71,7 +71,10 @@ def prepare(
         TimeoutError: another process prepares the same data and does not come to an end.
         OSError: the disk is full, or nothing may be written.
     """
-    hashing: Callable[[int, int], None] = lambda done, total: progress("hashing the files", done / max(total, 1))  # noqa: E731
+
+    def hashing(done: int, total: int) -> None:
+        progress("hashing the files", done / max(total, 1))
+
     fingerprint = source.fingerprint(split_seed, store_dir / MEMO, hashing)
     path = store_dir / f"{source.name}-v{source.version}-{fingerprint}"
     if path.exists():
