@@ -283,6 +283,11 @@ def test_pieces_of_a_source_have_to_fit(tmp_path: Path, second: dict, named: str
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = prepare(given_rows(), tmp_path, 0).path
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ValueError, match="the store is damaged"):  # not another format: the name says which it is
+        store_module.open_store(path)
+    path = prepare(given_rows(), tmp_path, 0).path
     monkeypatch.setattr(store_module, "STORE_FORMAT", 99)
     with pytest.raises(ValueError, match="store of format 2, need 99: run the prepare command again"):
         store_module.open_store(path)

@@ -172,6 +172,8 @@ def test_time_split(tmp_path: Path) -> None:
         (["2014-10-21", "2013-01-01", "2014-01-30"], [1, 2, 0]),
         (["1e3", "-5", "20"], [1, 2, 0]),
         (["9007199254740993", "9007199254740992", "9007199254740994"], [1, 0, 2]),
+        (["2024-01-01 00:00:00.5", "2024-01-01 00:00", "2024-01-01T00:00:00.05"], [1, 2, 0]),
+        (["2024-10-27 02:10:00+01:00", "2024-10-27 02:50:00+02:00", "2024-10-27T00:30Z"], [2, 1, 0][::-1]),
     ],
 )
 def test_times_are_numbers_or_text(times: list[str], expected: list[int]) -> None:
@@ -180,7 +182,16 @@ def test_times_are_numbers_or_text(times: list[str], expected: list[int]) -> Non
     from recsys_collapse.dataset.split import time_ranks
 
     assert time_ranks(pl.Series(times)).argsort().tolist() == expected
-    for wrong in (["1", ""], ["1", "soon"], ["10/1/2014", "10/30/2014"], ["v0", "v1"], ["1", "nan"]):
+    for wrong in (
+        ["1", ""],
+        ["1", "soon"],
+        ["10/1/2014", "10/30/2014"],
+        ["v0", "v1"],
+        ["1", "nan"],
+        ["2024-02-30", "2024-01-01"],
+        ["2024-01-01 01:05 PM", "2024-01-01"],
+        ["2024-01-01 00:00Z", "2024-01-01"],
+    ):
         with pytest.raises(ValueError, match=r"dataset\.time"):
             time_ranks(pl.Series(wrong))
 
@@ -273,11 +284,11 @@ def test_the_advice_on_delimiters_can_be_pasted(tmp_path: Path) -> None:
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """Also what rich would take for markup."""
-    names = ["[/x]", "price[usd]", "[red]id"]
-    rows = "".join(f"{i % 2},{i % 3},{i % 5},{i}\n" for i in range(40))
+    names = ["[/x]", "price[usd]", "$\\foo$", "1", "[red]id"]
+    rows = "".join(f"{i % 2},{i % 3},{i % 5},{i % 3},{i % 4},{i}\n" for i in range(40))
     (tmp_path / "t.csv").write_text(",".join(["y", *names]) + "\n" + rows)
     done = command("dataset=table", "dataset.path=t.csv", "dataset.label=y", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert all(name in done.stdout for name in names)
     assert "\"dataset.ignore=['[red]id']\"" in done.stdout
 

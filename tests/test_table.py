@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,37 @@ def test_parquet_of_pandas(tmp_path: Path) -> None:
         whole(source)
 
 
+def test_parquet_types_that_say_the_same(tmp_path: Path) -> None:
+    """Decimals, columns of missing values only, and the hour that a clock shows twice."""
+    decimals = pl.Series(["3.00", "2.50"], dtype=pl.String).cast(pl.Decimal(10, 2))
+    pl.DataFrame({"y": [0, 1], "a": [None, None]}).write_parquet(tmp_path / "p0.parquet")
+    pl.DataFrame({"y": [0, 1], "a": [3, 20]}).write_parquet(tmp_path / "p1.parquet")
+    pl.DataFrame({"y": [0, 1], "a": decimals}).write_parquet(tmp_path / "p2.parquet")
+    read = whole(Table(name="t", label="y", path=str(tmp_path / "p?.parquet")))
+    assert read.features["a"].to_list() == ["", "", "3", "20", "3", "2.5"]
+    utc = pl.datetime_range(datetime(2024, 10, 26, 22), datetime(2024, 10, 27, 4), "1h", time_zone="UTC", eager=True)
+    frame = pl.DataFrame({"y": [0, 1, 0, 1, 0, 1, 0], "t": utc.dt.convert_time_zone("Europe/Berlin")})
+    found = whole(table(tmp_path / "t.parquet", frame)).features["t"].to_list()
+    assert len(set(found)) == 7 and found == sorted(found)
+    (tmp_path / "t.parquet.gz").write_bytes(b"x")
+    with pytest.raises(ValueError, match="decompress it; Parquet is compressed inside"):
+        whole(Table(name="t", label="y", path=str(tmp_path / "t.parquet.gz")))
+
+
+def test_which_file_is_of_which_part_is_in_the_fingerprint(tmp_path: Path) -> None:
+    a, b, c, d = (str(tmp_path / f"{name}.csv") for name in "abcd")
+    for i, file in enumerate((a, b, c, d)):
+        Path(file).write_text(f"y,a\n1,{i}\n0,{i}\n")
+    given = [
+        {"path": [a, b, c, d]},
+        {"train": [a, b], "valid": c, "test": d},
+        {"train": a, "valid": [b, c], "test": d},
+    ]
+    assert len({Table(name="t", label="y", **parts).fingerprint(0) for parts in given}) == 3
+    typed = {"path": [a], "name": "t", "label": "y"}
+    assert Table(**typed).fingerprint(0) != Table(**typed, label_map={0: 0, 1: 1}).fingerprint(0)
+
+
 def test_parquet_columns_that_are_not_used_may_be_anything(tmp_path: Path) -> None:
     frame = pl.DataFrame({"e": [[1.0], [2.0]], "^a.*$": ["u", "v"], "y": [0, 1], "ab": [b"1", b"2"]})
     rows = (["u", "v"], [0, 1])
@@ -266,6 +298,7 @@ def test_names_that_yaml_takes_for_something_else(tmp_path: Path, content, optio
         ({"derive": {"wd": "a"}}, "dataset.derive.wd: expected a bucket for it, e.g. 'dataset.buckets={wd: hour}'"),
         ({"published_as": {"foo": 2}}, "dataset.published_as.foo: expected only by, rows"),
         ({"label_map": {"a": 2}}, "expected 0 or 1 for every word"),
+        ({"label_map": {"a": [0]}}, "expected 0 or 1 for every word"),
         ({"bad_lines": "skip"}, "expected error or quarantine"),
         ({"block_mib": 0}, "dataset.block_mib=0: expected 1 or more"),
         ({"hashed_cardinality": 1}, "dataset.hashed_cardinality=1: expected 2 or more"),

@@ -28,7 +28,7 @@ class LabelMap:
             ValueError: a word stands for anything but 0 and 1.
         """
         words = {str(word): value for word, value in (given or (TYPED if typed else TEXT)).items()}
-        if set(words.values()) - {0, 1}:
+        if any(value not in (0, 1) for value in words.values()):
             raise ValueError(f"dataset.label_map={words}: expected 0 or 1 for every word, e.g. {{no: 0, yes: 1}}")
         return cls(words)
 

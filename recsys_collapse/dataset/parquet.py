@@ -6,17 +6,20 @@ from pathlib import Path
 
 import polars as pl
 
+from recsys_collapse.dataset.files import COMPRESSED
 from recsys_collapse.dataset.text import Piece
 
-NUMBER, TEXT = "number", "text"
+NUMBER, TEXT, NOTHING = "number", "text", "nothing"
 
 
 def column_types(path: Path) -> dict[str, str]:
-    """The type of every column: `number`, `text`, or that of polars.
+    """The type of every column: `number`, `text`, `nothing` (only missing values), or that of polars.
 
     Raises:
         ValueError: it is not a whole Parquet file.
     """
+    if path.suffix.lower() in COMPRESSED:
+        raise ValueError(f"{path}: a compressed file of Parquet: decompress it; Parquet is compressed inside")
     with _explained(path):
         schema = pl.scan_parquet(path, glob=False).collect_schema()
     return {name: _type(dtype) for name, dtype in schema.items()}
@@ -26,7 +29,7 @@ def read_parquet(path: Path, columns: list[str], block_bytes: int) -> Iterator[P
     """All rows of these columns in order, as text, missing values as the empty string; a row's line is its number.
 
     A whole number is written without a point, also where the column has fractions: pandas makes floats of integers as
-    soon as one is missing.
+    soon as one is missing. Times with a zone are written in UTC.
 
     Raises:
         ValueError: it is not a whole Parquet file, or values of a column have no text, such as lists and bytes.
@@ -57,6 +60,8 @@ def read_parquet(path: Path, columns: list[str], block_bytes: int) -> Iterator[P
 def _type(dtype: pl.DataType) -> str:
     if dtype.is_numeric():
         return NUMBER
+    if dtype == pl.Null:
+        return NOTHING
     return TEXT if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
 
 
@@ -65,6 +70,10 @@ def _as_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_float():
         whole = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False)).cast(pl.String)
         text = pl.coalesce(whole, text)
+    elif dtype.is_decimal() and dtype.scale:  # type: ignore[attr-defined]
+        text = text.str.strip_chars_end("0").str.strip_chars_end(".")
+    elif isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        text = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.String)
     return text.fill_null("")
 
 

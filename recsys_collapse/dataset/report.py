@@ -96,7 +96,10 @@ def draw_cardinalities(manifest: dict[str, Any], title: str, path: Path) -> None
     sizes = sorted(zip(manifest["cardinalities"], manifest["fields"], strict=True))
     figure = Figure(figsize=(min(max(4.0, 1.5 + 0.24 * len(sizes)), 30.0), 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.bar([name for _, name in sizes], [size for size, _ in sizes], color="#0072B2")
+    axes.bar(range(len(sizes)), [size for size, _ in sizes], color="#0072B2")
+    axes.set_xticks(range(len(sizes)), [name for _, name in sizes])
+    for text in (axes.title, *axes.get_xticklabels()):
+        text.set_parse_math(False)  # a name may have a $
     axes.set(yscale="log", ylabel="cardinality $D_i$", title=title, ylim=(1, None))
     axes.tick_params(axis="x", rotation=90, labelsize="small", labelbottom=len(sizes) <= MOST_NAMES)
     axes.grid(axis="y", alpha=0.3)

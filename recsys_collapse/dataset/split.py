@@ -1,12 +1,16 @@
 """The split 8:1:1, exactly the official one, so that a run here and a run there test on the same rows."""
 
+import re
+from contextlib import suppress
+from datetime import datetime, timezone
+
 import numpy as np
 import polars as pl
 import torch
 
 from recsys_collapse.dataset.source import PARTS
 
-ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$"
+ISO = r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))? ?(Z|[+-]\d\d:?\d\d)?)?"
 
 
 def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
@@ -40,7 +44,7 @@ def cut(order_n: np.ndarray, sizes: list[int]) -> dict[str, np.ndarray]:
         found = ", ".join(f"{part} {size}" for part, size in zip(PARTS, sizes, strict=True))
         raise ValueError(
             f"dataset: {len(order_n)} rows split into {found}: expected at least one row in each; "
-            "a random 8:1:1 split needs 10 rows or more"
+            "a split 8:1:1 needs 10 rows or more, a given part at least one that can be used"
         )
     return dict(zip(PARTS, np.split(order_n, np.cumsum(sizes)[:-1]), strict=True))
 
@@ -66,10 +70,27 @@ def time_ranks(values: pl.Series) -> np.ndarray:
     if numbers.null_count() == 0:
         whole = values.cast(pl.Int64, strict=False)  # a float does not tell 19 digits apart
         return (numbers if whole.null_count() else whole).rank("dense").to_numpy()
-    wrong = values.filter(~values.str.contains(ISO))
-    if len(wrong):
+    times = [_nanoseconds(value) for value in values]
+    if len({has_zone for has_zone, _ in times}) > 1:
+        raise ValueError("dataset.time: some times have a zone and others do not: expected all of a kind")
+    return pl.Series([moment for _, moment in times], dtype=pl.Int128).rank("dense").to_numpy()
+
+
+def _nanoseconds(value: str) -> tuple[bool, int]:
+    """Whether a time has a zone (such times and others do not compare), and nanoseconds since 1970, in UTC if so."""
+    found, moment = re.fullmatch(ISO, value), None
+    if found is not None:
+        date, clock, fraction, zone = found.groups()
+        with suppress(ValueError):  # the 30th of February
+            moment = datetime.fromisoformat(f"{date}T{clock or '00:00'}").replace(tzinfo=timezone.utc)
+    if found is None or moment is None:
         raise ValueError(
-            f"dataset.time: {wrong[0]!r} does not sort by time: expected numbers, or text such as 2014-10-21 13:05:00; "
+            f"dataset.time: {value!r} is no time: expected numbers, or text such as 2014-10-21 13:05:00; "
             "write the times so, or order the file by time and give parts of it as dataset.train, valid and test"
         )
-    return values.rank("dense").to_numpy()
+    offset = 0
+    if zone and zone != "Z":
+        hours, minutes = int(zone[1:3]), int(zone[-2:])
+        offset = (hours * 3600 + minutes * 60) * (-1 if zone[0] == "-" else 1)
+    seconds = int(moment.timestamp()) - offset
+    return zone is not None, seconds * 10**9 + int((fraction or "").ljust(9, "0")[:9] or 0)

@@ -86,7 +86,8 @@ def prepare(
                 return open_store(path)
             except DamagedStoreError as damage:
                 aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.damaged-", dir=store_dir))
-                path.rename(aside / path.name)
+                with suppress(FileNotFoundError):  # without locks, another process may have done it
+                    path.rename(aside / path.name)
                 note(f"{damage}; it is set aside in {aside} and prepared again")
         else:
             note(f"{source.name}: preparing {path}{_why(source, path)}")
@@ -119,10 +120,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] != STORE_FORMAT:
-            raise _OtherFormatError(manifest["format"])
         if manifest.pop("crc32") != _crc32(manifest):
             raise ValueError("the content has changed")
+        if manifest["format"] != STORE_FORMAT:
+            raise _OtherFormatError(manifest["format"])
     except _OtherFormatError as error:
         raise ValueError(
             f"{path}: store of format {error}, need {STORE_FORMAT}: run the prepare command again"

@@ -16,7 +16,7 @@ from recsys_collapse.dataset.buckets import Bucket, parse_bucket
 from recsys_collapse.dataset.choose import Choice, choose_fields
 from recsys_collapse.dataset.files import content_hash, find_files, kind
 from recsys_collapse.dataset.label import LabelMap
-from recsys_collapse.dataset.parquet import column_types, read_parquet
+from recsys_collapse.dataset.parquet import NOTHING, column_types, read_parquet
 from recsys_collapse.dataset.records import DELIMITERS, TextFormat
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
 from recsys_collapse.dataset.text import Piece, read_text
@@ -120,7 +120,8 @@ class Table(Source):
         used = sorted({(layout.delimiter, layout.quoting) for layout in layouts})
         same = {
             "label": self._choice.label,
-            "label_map": self._labels[False].words,
+            "label_map": _by_word(self.label_map) or None,
+            "parts": {part: len(paths) for part, paths in self._files_by_part().items()},  # which file is of which
             "derive": dict(self._choice.derive),
             "buckets": {name: bucket.word for name, bucket in self._buckets.items()},
             "delimiter": [delimiter for delimiter, _ in used],
@@ -198,7 +199,7 @@ class Table(Source):
         time = [] if self._choice.time is None else [self._choice.time]
         needed = list(dict.fromkeys([self._choice.label, *time, *fields.values()]))
         for name in needed:
-            if types.setdefault(name, own[name]) != own[name]:
+            if own[name] != NOTHING and types.setdefault(name, own[name]) != own[name]:
                 raise ValueError(
                     f"{path}: column {name} has values of type {own[name]}, in the files before {types[name]}: "
                     "expected one type, or the same value would be written in two ways; cast the column in one of them"
