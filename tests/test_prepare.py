@@ -173,7 +173,7 @@ def test_time_split(tmp_path: Path) -> None:
         (["1e3", "-5", "20"], [1, 2, 0]),
         (["9007199254740993", "9007199254740992", "9007199254740994"], [1, 0, 2]),
         (["2024-01-01 00:00:00.5", "2024-01-01 00:00", "2024-01-01T00:00:00.05"], [1, 2, 0]),
-        (["2024-10-27 02:10:00+01:00", "2024-10-27 02:50:00+02:00", "2024-10-27T00:30Z"], [2, 1, 0][::-1]),
+        (["2024-10-27 02:10:00+01:00", "2024-10-27 02:50:00+02:00", "2024-10-27T00:30Z"], [2, 1, 0]),
     ],
 )
 def test_times_are_numbers_or_text(times: list[str], expected: list[int]) -> None:
@@ -182,16 +182,9 @@ def test_times_are_numbers_or_text(times: list[str], expected: list[int]) -> Non
     from recsys_collapse.dataset.split import time_ranks
 
     assert time_ranks(pl.Series(times)).argsort().tolist() == expected
-    for wrong in (
-        ["1", ""],
-        ["1", "soon"],
-        ["10/1/2014", "10/30/2014"],
-        ["v0", "v1"],
-        ["1", "nan"],
-        ["2024-02-30", "2024-01-01"],
-        ["2024-01-01 01:05 PM", "2024-01-01"],
-        ["2024-01-01 00:00Z", "2024-01-01"],
-    ):
+    numbers, text = [["1", ""], ["1", "soon"], ["1", "nan"]], [["10/1/2014", "10/30/2014"], ["v0", "v1"]]
+    iso = [["2024-02-30", "2024-01-01"], ["2024-01-01 01:05 PM", "2024-01-01"], ["2024-01-01 00:00Z", "2024-01-01"]]
+    for wrong in [*numbers, *text, *iso]:
         with pytest.raises(ValueError, match=r"dataset\.time"):
             time_ranks(pl.Series(wrong))
 
