@@ -15,35 +15,36 @@ import threading
 import time
 from array import array
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from benchmarks.criteo_file import write_criteo
 from benchmarks.interleave import interleave
-from recsys_collapse.config import config_dir
+from recsys_collapse.build import build
+from recsys_collapse.config import config_dir, register
+from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.store import Store, prepare
-from recsys_collapse.dataset.table import Table
 
 FASTER, MORE_MEMORY, BYTES_PER_ID = 6.0, 1.3, 100
 FIELDS, INTEGERS, MIN_COUNT = 39, 13, 10
 
 
+@cache
+def source(path: Path) -> Source:
+    """The file under the recipe `criteo`."""
+    register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return build(compose("config", ["dataset=criteo", f"dataset.path={path}"]).dataset, "dataset")
+
+
 def ours(path: Path, folder: Path) -> Store:
     """Prepare the file with the recipe `criteo` into an empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    recipe = OmegaConf.merge(
-        *(OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml") for name in ("table", "criteo"))
-    )
-    recipe.path = str(path)
-    options = {key: recipe[key] for key in recipe if key not in ("defaults", "_target_")}
-    return prepare(Table(**{key: _plain(value) for key, value in options.items()}), folder, split_seed=0)
-
-
-def _plain(value: object) -> object:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value  # type: ignore[arg-type]
+    return prepare(source(path), folder, split_seed=0)
 
 
 def plain_loop(path: Path) -> array:

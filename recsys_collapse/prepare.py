@@ -7,13 +7,11 @@ paper's Table 2, every field, what differs from published numbers, and a plot of
 import json
 import logging
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, plain, register, validate
 from recsys_collapse.launch.plan import compose_jobs
 
@@ -27,7 +25,7 @@ def answer(config: DictConfig) -> None:
 
 def main() -> int:
     """Prepare; 0 if all data is ready, 2 if the command or some data is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # who waits for whom
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         configs = compose_jobs(sys.argv[1:])
         if configs is None:
@@ -61,17 +59,10 @@ def prepare_and_show(config: DictConfig) -> None:
         ValueError: the data cannot be used.
         OSError: something cannot be written.
     """
-    source = build(config.dataset, "dataset")
-    source.files()
-    from recsys_collapse.dataset import report  # torch takes a second: after what a person may have mistyped
-    from recsys_collapse.dataset.progress import progress_bar
-    from recsys_collapse.dataset.store import prepare
+    from recsys_collapse.data import load_data  # torch takes a second: after what a person may have mistyped
+    from recsys_collapse.dataset import report
 
-    shown = sys.stdout.isatty() if config.trainer.progress_bar is None else config.trainer.progress_bar
-    with progress_bar(shown) as progress:
-        store = prepare(
-            source, Path(config.store_dir), config.split_seed, lock=config.file_locks, progress=progress, note=print
-        )
+    source, store = load_data(config)
     manifest, figure = store.manifest(), store.path.with_name(f"{store.path.name}.png")
     console = Console(markup=False) if sys.stdout.isatty() else Console(width=120, markup=False)
     for table in (report.field_table(manifest), report.summary(manifest, source.name)):

@@ -26,22 +26,27 @@ def run_jobs(config: DictConfig) -> float | None:
     """One job: its validation AUC, or None if it failed. A failure is recorded and does not end the sweep."""
     try:
         job = plan_job(config)
-    except ValueError as error:  # the plan was sound: a file changed since
+        with exclusive(job.run_dir / ".lock", f"runs {job.name}", enabled=config.file_locks):
+            return run_job(job)
+    except (ValueError, TimeoutError) as error:  # the plan was sound: a file changed since, or the run is locked
         log.error(f"cannot start: {error}")
         return None
-    with exclusive(job.run_dir / ".lock", f"runs {job.name}", enabled=config.file_locks):
-        if result := read_result(job.run_dir, job.run_id):
-            log.info(f"{job.name}: finished before, skipped")
-            return result["val_auc"]
-        log.info(f"{job.name}: starts")
-        try:
-            from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
 
-            result = train(job)
-        except Exception as error:  # any reason a job can fail for: the sweep's other jobs are none of its business
-            write_failure(job.run_dir, error)
-            log.error(f"{job.name}: failed: {error}")
-            return None
+
+def run_job(job: Job) -> float | None:
+    """One job that nobody else works on; whatever it fails for is recorded."""
+    if result := read_result(job.run_dir, job.run_id):
+        log.info(f"{job.name}: finished before, skipped")
+        return result["val_auc"]
+    log.info(f"{job.name}: starts")
+    try:
+        from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
+
+        result = train(job)
+    except Exception as error:  # any reason a job can fail for: the sweep's other jobs are none of its business
+        write_failure(job.run_dir, error)
+        log.error(f"{job.name}: failed: {error}")
+        return None
     test_auc = "none" if result["test_auc"] is None else f"{result['test_auc']:.5f}"
     log.info(f"{job.name}: finished, test AUC {test_auc}, {result['wall_seconds']:.1f} s")
     return result["val_auc"]

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,11 +18,12 @@ from recsys_collapse.build import build
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import plain
 from recsys_collapse.cost import check_memory, flops_per_sample, free_memory, parameter_counts
+from recsys_collapse.data import load_data
 from recsys_collapse.dataset.batches import Batches, resident, shuffled
-from recsys_collapse.dataset.progress import progress_bar
+from recsys_collapse.dataset.progress import wants_bar
 from recsys_collapse.dataset.report import remarks
 from recsys_collapse.dataset.source import Source
-from recsys_collapse.dataset.store import Store, prepare
+from recsys_collapse.dataset.store import Store
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
 from recsys_collapse.module import CTRModule
@@ -53,6 +53,7 @@ def train(job: Job) -> dict[str, Any]:
     clear(job.run_dir)
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     source, store = load_data(config)
+    say_once(source, store)
     columns = config.embed.num_sets * config.embed.embed_size
     check_memory(store.cardinalities, store.fields, columns, free_memory(config.trainer.accelerator))
     module = build_module(config, store)
@@ -91,27 +92,12 @@ def train(job: Job) -> dict[str, Any]:
     return result
 
 
-def load_data(config: DictConfig) -> tuple[Source, Store]:
-    """The data of a run, prepared if it was not yet; what is to be said of it is said once in a process.
-
-    Raises:
-        ValueError: the data cannot be used.
-    """
-    source, shown = build(config.dataset, "dataset"), show_bar(config)
-    with progress_bar(shown) as progress:
-        store = prepare(
-            source,
-            Path(config.store_dir),
-            config.split_seed,
-            lock=config.file_locks,
-            progress=progress,
-            note=print if shown else log.info,  # a bar makes room for what is printed
-        )
+def say_once(source: Source, store: Store) -> None:
+    """What is to be said of the data, once in a process."""
     if store.path not in _told:
         _told.add(store.path)
         for line in remarks(store.manifest(), source.published()):
             log.info(f"{source.name}: {line}")
-    return source, store
 
 
 def build_module(config: DictConfig, store: Store) -> CTRModule:
@@ -131,6 +117,7 @@ def make_trainer(
     config: DictConfig, run_dir: Path, always: list[lightning.Callback], loggers: list[Any]
 ) -> lightning.Trainer:
     """The Lightning trainer of one run. Records, stopping and checkpoints do not depend on `callback=`."""
+    show_bar = wants_bar(config.trainer.progress_bar)
     measuring = [build(node, f"callback.{name}") for name, node in config.callback.items()]
     return lightning.Trainer(
         default_root_dir=run_dir,
@@ -151,18 +138,13 @@ def make_trainer(
                 save_weights_only=True,
                 enable_version_counter=False,
             ),
-            *([TQDMProgressBar(leave=False)] if show_bar(config) else []),
+            *([TQDMProgressBar(leave=False)] if show_bar else []),
         ],
-        enable_progress_bar=show_bar(config),
+        enable_progress_bar=show_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
     )
-
-
-def show_bar(config: DictConfig) -> bool:
-    """Whether progress is drawn: as configured, or if someone watches."""
-    return sys.stdout.isatty() if config.trainer.progress_bar is None else bool(config.trainer.progress_bar)
 
 
 def fit(trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from recsys_collapse import run as run_module
+from recsys_collapse.launch.plan import make_plan
 from tests.cli import ROOT, SMALL, run, write_clicks
 
 
@@ -128,3 +130,14 @@ def test_two_commands_at_once_train_a_run_once(tmp_path: Path) -> None:
     assert sum(": starts" in words for words in said) == 1
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     assert json.loads((folder / "result.json").read_text())["num_epochs"] == 2
+
+
+def test_a_run_that_cannot_be_locked_does_not_end_the_sweep(tmp_path: Path, monkeypatch, caplog) -> None:
+    def no_locks(*args: object, **options: object) -> None:
+        raise ValueError("this file system has no file locks: set file_locks=false")
+
+    plan = make_plan(["dataset=synthetic", f"output_dir={tmp_path}"])
+    assert plan is not None
+    monkeypatch.setattr(run_module, "exclusive", no_locks)
+    assert run_module.run_jobs.__wrapped__(plan.jobs[0].config) is None
+    assert "cannot start: this file system has no file locks" in caplog.text

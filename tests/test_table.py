@@ -1,11 +1,7 @@
 """Files of a user: what is read is what Python's csv module reads, and whatever cannot be trusted is refused."""
 
 import csv
-import hashlib
 import io
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +17,7 @@ from recsys_collapse.dataset.records import DELIMITERS
 from recsys_collapse.dataset.store import Store, prepare
 from recsys_collapse.dataset.table import Table
 from tests.sources import Whole, whole
-from tests.test_dataset import FILES, expected_ids
+from tests.test_dataset import expected_ids
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 TWO = "y,a,b\n1,x,z\n0,q,w\n"
@@ -375,30 +371,3 @@ def test_ids_of_real_data(tmp_path: Path, name: str, label: str, vocabulary: str
     if not (REAL / name).is_file():
         pytest.skip(f"{REAL / name} is not here; it is not part of the project")
     check_against_hand(Table(name="t", label=label, path=str(REAL / name), vocabulary=vocabulary), tmp_path)
-
-
-def test_stores_are_equal_byte_for_byte(tmp_path: Path) -> None:
-    """Many ties in count, in two processes with other hash seeds and threads."""
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 4000, size=(20_000, 2)).tolist()
-    file = tmp_path / "t.csv"
-    file.write_text("y,a,b\n" + "".join(f"{i % 2},u{a},{b}\n" for i, (a, b) in enumerate(values)))
-    code = (
-        "import sys; from pathlib import Path; from recsys_collapse.dataset.table import Table; "
-        "from recsys_collapse.dataset.store import prepare; "
-        "prepare(Table(name='t', label='y', path=sys.argv[1]), Path(sys.argv[2]), 0)"
-    )
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(file), str(tmp_path / number)],
-            env=os.environ | {"PYTHONHASHSEED": number, "POLARS_MAX_THREADS": number},
-        )
-        for number in ("1", "2")
-    ]
-    assert [process.wait() for process in running] == [0, 0]
-    digests = [
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / number).glob("*/*.*")}
-        for number in ("1", "2")
-    ]
-    assert sorted(digests[0]) == FILES
-    assert digests[0] == digests[1]

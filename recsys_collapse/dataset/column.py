@@ -32,7 +32,8 @@ class Codes:
     def add(self, text: pl.Series) -> np.ndarray:
         """Codes (n,) uint32 of text without nulls; unknown values get the next codes."""
         code_n = text.cast(self.dtype).to_physical().to_numpy()
-        self.size = max(self.size, int(code_n.max(initial=0)) + 1) if len(code_n) else self.size
+        if len(code_n):
+            self.size = max(self.size, int(code_n.max()) + 1)
         return code_n
 
     def values(self, code_v: np.ndarray | None = None) -> pl.Series:
@@ -54,7 +55,7 @@ class Column:
         self.path, self.bucket = path, bucket
         self._codes: Codes | None = Codes()
         self._may_pack = bucket is None and not ordered
-        self._read: np.ndarray | None = None
+        self._mapped: np.ndarray | None = None
         self._ids: np.ndarray | KeyTable | None = None
 
     def add(self, values: pl.Series) -> None:
@@ -82,7 +83,7 @@ class Column:
         Raises:
             ValueError: there are more ids than int32 holds.
         """
-        stored_n = self._read = self._stored()
+        stored_n = self._mapped = self._stored()
         if self._codes is None:
             key_v, count_v, distinct = count_keys(stored_n, counted_n, min_count)
             vocabulary, id_v = build_vocabulary(unpack(key_v), count_v, min_count, hashed_cardinality)
@@ -109,8 +110,8 @@ class Column:
 
     def ids(self, rows: slice) -> np.ndarray:
         """Ids (int32) of these rows, once they are counted."""
-        assert self._ids is not None and self._read is not None
-        stored = self._read[rows]
+        assert self._ids is not None and self._mapped is not None
+        stored = self._mapped[rows]
         return self._ids.ids(stored) if isinstance(self._ids, KeyTable) else self._ids[stored]
 
     def _stored(self) -> np.ndarray:

@@ -1,9 +1,15 @@
 """A progress bar for the preparation of data."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from recsys_collapse.dataset.build import Progress, silent
+
+
+def wants_bar(setting: bool | None) -> bool:
+    """Whether progress is drawn: as configured, or, for null, if someone watches."""
+    return sys.stdout.isatty() if setting is None else setting
 
 
 @contextmanager

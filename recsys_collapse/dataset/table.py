@@ -118,11 +118,13 @@ class Table(Source):
         """Options in one spelling: a null and what it stands for are one recipe."""
         layouts = [self._layout(path) for path in self.files() if kind(path) not in PARQUET]
         used = sorted({(layout.delimiter, layout.quoting) for layout in layouts})
+        columns = self._choice._asdict()
+        del columns["bucketed"]  # those of `buckets`
         same = {
-            "label": self._choice.label,
+            **columns,
+            "columns": None if self.columns is None else [str(name) for name in self.columns],
             "label_map": _by_word(self.label_map) or None,
             "parts": {part: len(paths) for part, paths in self._files_by_part().items()},  # which file is of which
-            "derive": dict(self._choice.derive),
             "buckets": {name: bucket.word for name, bucket in self._buckets.items()},
             "delimiter": [delimiter for delimiter, _ in used],
             "quoting": [quoting for _, quoting in used],
@@ -133,7 +135,11 @@ class Table(Source):
     def fingerprint(
         self, split_seed: int, memo: Path | None = None, on_bytes: Callable[[int, int], None] | None = None
     ) -> str:
-        """Also compares the files with `md5`."""
+        """Also compares the files with `md5`.
+
+        Raises:
+            ValueError: a file is not the published one.
+        """
         parts = self._files_by_part()
         for part, expected in (self.md5 or {}).items():
             if expected is None:
