@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+INITS = ("xavier_table", "xavier_field", "normal")
+NORMAL_STD = 1e-4  # of BARS and FuxiCTR
+
 
 class FieldEmbedding(nn.Module):
     """Rows of all fields below each other, columns of all sets beside each other: `weight` is (D, M*K).
 
-    Field i owns the rows `field_slices[i]`, set m the columns m*K to (m+1)*K. Each set is Xavier-uniform over its
-    own (D, K) table, as in the official code, so that the initial scale depends neither on M nor on the field.
+    Field i owns the rows `field_slices[i]`, set m the columns m*K to (m+1)*K. `sparse` makes the gradient of `weight`
+    hold only the rows of the batch, for optimizers that can use it.
 
     Args:
         cardinalities: D_i of every field, each at least 1.
@@ -44,17 +47,33 @@ class FieldEmbedding(nn.Module):
         small = ends[-1] < 2**31  # int32 ids halve the traffic; promotion to int64 happens by itself beyond that
         offsets = torch.tensor([rows.start for rows in self.field_slices], dtype=torch.int32 if small else torch.int64)
         self.register_buffer("offset_N", offsets, persistent=False)
+        self.sparse = False
         self.weight = nn.Parameter(torch.empty(ends[-1], num_sets * embed_size))
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw every set afresh from the global generator: U(-a, a) with a = sqrt(6 / (D + K)) for each (D, K) set."""
+    def reset_parameters(self, init: str = "xavier_table") -> None:
+        """Draw every set afresh from the global generator, each on its own, so that its scale does not depend on M.
+
+        Args:
+            init: `xavier_table`: U(-a, a) with a = sqrt(6 / (D + K)), Xavier over the (D, K) table of all fields, as in
+                the official code: all fields start alike. `xavier_field`: a = sqrt(6 / (D_i + K)) for field i: small
+                fields start larger. `normal`: N(0, 1e-4^2), as in BARS.
+
+        Raises:
+            ValueError: another init.
+        """
+        if init not in INITS:
+            raise ValueError(f"init={init}: expected one of {', '.join(INITS)}")
         for columns_DK in self.weight.split(self.embed_size, dim=1):
             # Drawn contiguously first: a draw into a strided view would depend on M.
-            columns_DK.copy_(
-                nn.init.xavier_uniform_(torch.empty_like(columns_DK, memory_format=torch.contiguous_format))
-            )
+            drawn_DK = torch.empty_like(columns_DK, memory_format=torch.contiguous_format)
+            if init == "normal":
+                nn.init.normal_(drawn_DK, std=NORMAL_STD)
+            else:
+                for rows in self.field_slices if init == "xavier_field" else [slice(None)]:
+                    nn.init.xavier_uniform_(drawn_DK[rows])
+            columns_DK.copy_(drawn_DK)
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """Look up ids (B, N), int32 or int64 with 0 <= id < D_i, -> embeddings (B, M, N, K).
@@ -62,6 +81,18 @@ class FieldEmbedding(nn.Module):
         The memory is set-major, (M, B, N, K): grouped layers work set by set and need no further copy.
         """
         # F.embedding and not weight[ids]: the latter's gradient is not repeatable bit for bit with 2 CPU threads.
-        e_BNC = F.embedding(x_BN + self.offset_N, self.weight)
+        e_BNC = F.embedding(x_BN + self.offset_N, self.weight, sparse=self.sparse)
         e_BNMK = e_BNC.unflatten(2, (self.num_sets, self.embed_size))
         return e_BNMK.permute(2, 0, 1, 3).contiguous().transpose(0, 1)
+
+
+class FirstOrder(nn.Module):
+    """The first-order term of factorisation machines: one weight per id, starting at 0; ids (B, N) -> (B,)."""
+
+    def __init__(self, cardinalities: Sequence[int]) -> None:
+        super().__init__()
+        self.table = FieldEmbedding(cardinalities, num_sets=1, embed_size=1)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        return self.table(x_BN).sum(dim=(1, 2, 3))

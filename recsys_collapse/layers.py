@@ -55,6 +55,21 @@ class Projection(nn.Sequential):
         )
 
 
+class Concat(nn.Module):
+    """Several streams over the same embeddings, side by side: (B, M, N, K) -> (B, M, sum of the streams' widths).
+
+    The mean over sets commutes with it: the head may split what it gets.
+    """
+
+    def __init__(self, *streams: nn.Module) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList(streams)
+
+    def forward(self, e_BMNK: Tensor) -> Tensor:
+        # Concatenated set by set in memory, as the grouped layers want it.
+        return torch.cat([stream(e_BMNK).transpose(0, 1) for stream in self.streams], dim=2).transpose(0, 1)
+
+
 class CrossNet(nn.Module):
     """L cross layers of DCNv2 for every set: x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, (B, M, N*K) -> (B, M, N*K).
 
@@ -75,3 +90,14 @@ class CrossNet(nn.Module):
         for layer in self.layers:
             x_BMH = torch.addcmul(x_BMH, x0_BMH, layer(x_BMH))
         return x_BMH
+
+
+def pair_indices(num_fields: int) -> Tensor:
+    """All pairs i < j of fields, (2, N(N-1)/2), ordered by i, then j.
+
+    Raises:
+        ValueError: fewer than two fields.
+    """
+    if num_fields < 2:
+        raise ValueError(f"{num_fields} field: an interaction of pairs needs two or more; use model=dnn")
+    return torch.triu_indices(num_fields, num_fields, offset=1)

@@ -1,0 +1,1 @@
+"""Terms added to the loss, one file each; `conf/regularizer/<name>.yaml` configures `<name>.py`."""
