@@ -13,8 +13,8 @@ BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient and two moments of Ad
 
 
 def parameter_counts(backbone: Backbone) -> dict[str, int]:
-    """Number of `embedding` parameters (the fused table) and of `dense` ones (everything else)."""
-    embedding = sum(p.numel() for p in backbone.embedding.parameters())
+    """Number of `embedding` parameters (one row per id: the fused table) and of `dense` ones (everything else)."""
+    embedding = sum(table.weight.numel() for table in backbone.tables())
     return {"embedding": embedding, "dense": sum(p.numel() for p in backbone.parameters()) - embedding}
 
 
