@@ -10,11 +10,15 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import plain
 
-LABELS = ("measures_only",)  # keys of a node that are about it and not for its target
+LABELS = (
+    "measures_only",
+    "sparse_gradients",
+    "bytes_per_weight",
+)  # keys of a node that are about it and not for its target
 
 
 def build(node: DictConfig, key: str, **given: Any) -> Any:
@@ -55,6 +59,9 @@ def check(node: DictConfig, key: str, *given: str) -> dict[str, Any]:
     for label in (*LABELS, *({"name"} - set(parameters))):
         options.pop(label, None)
     _check_options({k: v for k, v in options.items() if not k.startswith("_")}, parameters, given, key, target)
+    for name, part in options.items():
+        if isinstance(part, dict) and "_target_" in part:
+            options[name] = check(OmegaConf.create(part), f"{key}.{name}")
     return options
 
 

@@ -4,6 +4,7 @@ Every field is marked: `identity` fields can change a number and are hashed into
 cannot. Options of a `_target_` (dataset, optimizer, backbone, callback): `build.py` checks them against its signature.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields
@@ -38,6 +39,10 @@ class Init(Enum):
 
     xavier_table = "xavier_table"
     """Xavier over the (D, K) table of all fields of a set: the official code."""
+    xavier_field = "xavier_field"
+    """Xavier over the (D_i, K) table of each field: small fields start larger."""
+    normal = "normal"
+    """N(0, 1e-4^2): BARS."""
 
 
 class Match(Enum):
@@ -75,6 +80,9 @@ class TrainerConfig:
     patience: int = identity()
     precision: str = identity()
     eval_batch_size: int = identity()
+    gradient_clip: float | None = identity()
+    lr_plateau: float | None = identity()
+    evaluations_per_epoch: int = identity()
     accelerator: str = runtime()  # rounding differs between devices as between CPUs: recorded in the environment
     threads: int | None = runtime()
     progress_bar: bool | None = runtime()
@@ -92,13 +100,6 @@ class LoggerConfig:
 
 
 @dataclass
-class RegularizerConfig:
-    """A term added to the loss: `conf/regularizer/<name>.yaml`."""
-
-    name: str = identity()
-
-
-@dataclass
 class Config:
     """The root."""
 
@@ -106,7 +107,7 @@ class Config:
     embed: EmbedConfig = runtime(default_factory=EmbedConfig)
     dataset: Any = runtime()  # its fingerprint is hashed instead: recipe, split and content of the files
     optimizer: Any = identity()
-    regularizer: RegularizerConfig = runtime(default_factory=RegularizerConfig)
+    regularizer: Any = identity()
     callback: dict[str, Any] = identity(default_factory=dict)  # those that only measure say `measures_only: true`
     trainer: TrainerConfig = runtime(default_factory=TrainerConfig)
     logger: LoggerConfig = runtime(default_factory=LoggerConfig)
@@ -167,6 +168,7 @@ def validate(config: Any) -> None:
         "trainer.eval_batch_size": 1,
         "trainer.max_epochs": 1,
         "trainer.patience": 1,
+        "trainer.evaluations_per_epoch": 1,
         "split_seed": 0,
     }
     for key, least in lowest.items():
@@ -179,6 +181,15 @@ def validate(config: Any) -> None:
             raise ValueError(f"{key}={value}: expected one of {', '.join(words)}")
     if config.trainer.threads is not None and config.trainer.threads < 1:
         raise ValueError(f"trainer.threads={config.trainer.threads}: expected 1 or more, or null")
+    above_zero = {"trainer.gradient_clip": math.inf, "trainer.lr_plateau": 1}
+    for key, limit in above_zero.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not 0 < value < limit:
+            below = "" if math.isinf(limit) else f" and below {limit}"
+            raise ValueError(f"{key}={value}: expected a number above 0{below}, or null")
+    weight = OmegaConf.select(config, "regularizer.weight", default=0)
+    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise ValueError(f"regularizer.weight={weight}: expected a number of 0 or more")
     for key in ("output_dir", "store_dir"):
         path = Path(OmegaConf.select(config, key))
         nearest = next(p for p in (path, *path.absolute().parents) if p.exists())

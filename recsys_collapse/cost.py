@@ -1,15 +1,35 @@
-"""What a model costs: parameters, floating-point operations per sample, and the memory of its table."""
+"""What a model costs, before it is built: parameters, floating-point operations per sample, and memory in training."""
 
 import gc
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
+from recsys_collapse.build import build
 from recsys_collapse.model.backbone import Backbone
 
 BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient and two moments of Adam
+
+
+def outline(config: DictConfig, cardinalities: Sequence[int]) -> Backbone:
+    """The backbone of a config as shapes without numbers (torch's meta device): no memory, whatever its size.
+
+    Raises:
+        ValueError: an option cannot be used.
+    """
+    sizes = {"num_sets": config.embed.num_sets, "embed_size": config.embed.embed_size}
+    with torch.device("meta"):
+        return build(config.model.backbone, "model.backbone", cardinalities=list(cardinalities), **sizes)
+
+
+def cost(config: DictConfig, cardinalities: Sequence[int]) -> dict[str, Any]:
+    """`parameters` {embedding, dense} and `flops_per_sample` of a config, without building it."""
+    backbone = outline(config, cardinalities)
+    return {"parameters": parameter_counts(backbone), "flops_per_sample": flops_per_sample(backbone)}
 
 
 def parameter_counts(backbone: Backbone) -> dict[str, int]:
@@ -30,31 +50,33 @@ def flops_per_sample(backbone: Backbone) -> int:
     return counter.get_total_flops() // rows
 
 
-def check_memory(cardinalities: Sequence[int], fields: Sequence[str], columns: int, free: int | None) -> None:
-    """Stop before a table is allocated that cannot be trained.
+def check_memory(backbone: Backbone, fields: Sequence[str], bytes_per_weight: int, free: int | None) -> None:
+    """Stop before something is allocated that cannot be trained.
 
     Args:
-        cardinalities: D_i of every field.
-        fields: their names.
-        columns: M*K.
+        backbone: the model; its outline will do.
+        fields: names of the fields.
+        bytes_per_weight: of a table in training: weight, gradient and what the optimizer keeps.
         free: bytes that can be had; None: not known, so nothing is checked.
 
     Raises:
         ValueError: names the largest fields and their bytes.
     """
-    each = columns * BYTES_PER_WEIGHT
-    needed = sum(cardinalities) * each
+    counts, columns = parameter_counts(backbone), sum(table.weight.shape[1] for table in backbone.tables())
+    each, dense = columns * bytes_per_weight, counts["dense"] * BYTES_PER_WEIGHT
+    needed = counts["embedding"] * bytes_per_weight + dense
     if free is None or needed <= free:
         return
-    largest = sorted(zip(cardinalities, fields, strict=True), reverse=True)[:3]
+    largest = sorted(zip(backbone.embedding.cardinalities, fields, strict=True), reverse=True)[:3]
     shown = ", ".join(
-        f"{name}: {size:,} ids x {columns} columns x {BYTES_PER_WEIGHT} B = {size * each / 1e9:.1f} GB"
+        f"{name}: {size:,} ids x {columns} columns x {bytes_per_weight} B = {size * each / 1e9:.1f} GB"
         for size, name in largest
     )
     raise ValueError(
-        f"the embedding table and its training (weights, gradient and two moments of Adam) take {needed / 1e9:.1f} GB, "
-        f"{free / 1e9:.1f} GB are free; largest fields: {shown}: raise dataset.min_count, set "
-        "dataset.hashed_cardinality, leave fields out with dataset.ignore, or use a smaller scale"
+        f"training takes {needed / 1e9:.1f} GB (weights, gradient and what the optimizer keeps), of which "
+        f"{dense / 1e9:.1f} GB outside the table; {free / 1e9:.1f} GB are free; largest fields: {shown}: "
+        "raise dataset.min_count, set dataset.hashed_cardinality, leave fields out with dataset.ignore, use a smaller "
+        "scale, or optimizer=rowwise_adagrad"
     )
 
 

@@ -4,18 +4,21 @@ Shapes: B batch, N fields, n rows of a split.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recsys_collapse.model.backbone import Backbone
+from recsys_collapse.model.backbone import Backbone, Stages
 from recsys_collapse.score import SplitScore
 from recsys_collapse.seeding import derive
 
-Optimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+Optimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+Regularizer = Callable[[Backbone, Stages], Tensor]
+LOWEST_LR = 1e-6  # of the plateau schedule, as in FuxiCTR
 STEPS_BETWEEN_CHECKS = 64  # of the loss, on an accelerator: reading it there makes the device wait for the host
 
 
@@ -25,61 +28,95 @@ class DivergedError(ValueError):
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
             f"the loss is not finite at step {step} with learning rate {lr:g}: expected a finite loss; "
-            "lower optimizer.lr or look for extreme values in the initialisation"
+            "lower the learning rate or look for extreme values in the initialisation"
         )
         self.step, self.lr = step, lr
 
 
 class CTRModule(lightning.LightningModule):
-    """Binary cross-entropy on logits; validation AUC and log-loss on all rows at once.
+    """Binary cross-entropy on logits, plus what the regularizer adds; validation AUC and log-loss on all rows at once.
 
     Args:
         backbone: ids (B, N) -> logits (B,).
-        optimizer: parameters -> optimizer.
+        optimizer: parameter groups -> optimizer; see `parameter_groups`.
         seed: dropout of epoch e depends on (seed, e) alone, whatever ran before.
         fields: name of every field, for whoever reports on the embedding.
+        regularizer: backbone and the stages of a batch -> what is added to the loss; None: nothing.
+        lr_plateau: factor on the learning rate after an epoch without a better validation AUC; None: constant.
     """
 
-    def __init__(self, backbone: Backbone, optimizer: Optimizer, seed: int, fields: list[str]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: Optimizer,
+        seed: int,
+        fields: list[str],
+        regularizer: Regularizer | None = None,
+        lr_plateau: float | None = None,
+    ) -> None:
         super().__init__()
         self.backbone, self.make_optimizer, self.seed, self.fields = backbone, optimizer, seed, fields
+        self.regularizer, self.lr_plateau = regularizer, lr_plateau
         self.valid_score = SplitScore()
         self.epoch_metrics: dict[str, float] = {}
         """What the last finished epoch measured, in float64 (Lightning rounds what it logs to float32)."""
-        self._loss_sum, self._rows = 0.0, 0
-        self._unread_losses: list[Tensor] = []
+        self.rows = 0
+        """Training rows of the running epoch so far."""
+        self._sums = torch.zeros(2, dtype=torch.float64)
+        self._unread: list[Tensor] = []
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.make_optimizer(self.parameters())
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group per table, `params` and `num_sets`, then one with all other parameters."""
+        tables = [{"params": [table.weight], "num_sets": table.num_sets} for table in self.backbone.tables()]
+        own = {id(table.weight) for table in self.backbone.tables()}
+        return [*tables, {"params": [parameter for parameter in self.parameters() if id(parameter) not in own]}]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.parameter_groups())
+        if self.lr_plateau is None:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="max", factor=self.lr_plateau, patience=0, threshold=0.0, min_lr=LOWEST_LR
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/auc"}}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x_BN, y_B = batch
         if batch_idx == 0:
             # Not in on_train_epoch_start: there, whatever fetched the first batch has moved the generator.
             torch.manual_seed(derive(self.seed, "epoch", self.current_epoch))
-            self._loss_sum, self._rows = 0.0, 0
-        loss = binary_cross_entropy_with_logits(self.backbone(x_BN), y_B.to(torch.float32))
-        self._unread_losses.append(loss.detach() * len(y_B))
-        self._rows += len(y_B)
-        if self.device.type == "cpu" or len(self._unread_losses) == STEPS_BETWEEN_CHECKS:
+            self._sums, self.rows = torch.zeros(2, dtype=torch.float64), 0
+        stages = self.backbone.stages(x_BN)
+        loss = binary_cross_entropy_with_logits(stages.logit_B, y_B.to(torch.float32))
+        penalty = self._penalty(stages)
+        self._unread.append(torch.stack([loss.detach(), penalty.detach()]) * len(y_B))
+        self.rows += len(y_B)
+        if self.device.type == "cpu" or len(self._unread) == STEPS_BETWEEN_CHECKS:
             self._read_losses()
-        return loss
+        return loss if self.regularizer is None else loss + penalty
+
+    def _penalty(self, stages: Stages) -> Tensor:
+        """What the regularizer adds; never in the lower precision of mixed training, as small norms would vanish."""
+        if self.regularizer is None:
+            return stages.logit_B.new_zeros((), dtype=torch.float32)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.regularizer(self.backbone, stages).to(torch.float32)
 
     def _read_losses(self) -> None:
-        """Add the losses since the last call to the epoch's sum; stop at the first that is NaN or infinite."""
-        losses = torch.stack(self._unread_losses).tolist()
-        first_step = self.global_step + 1 - len(losses)
-        self._unread_losses.clear()
-        for step, loss in enumerate(losses, start=first_step):
-            if not math.isfinite(loss):
-                raise DivergedError(step, self._lr())
-            self._loss_sum += loss
+        """Add losses and penalties since the last call to the epoch's sums; stop at the first that is not finite."""
+        found_S2 = torch.stack(self._unread).double().cpu()
+        first_step = self.global_step + 1 - len(found_S2)
+        self._unread.clear()
+        wrong = (~found_S2.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        if wrong:
+            raise DivergedError(first_step + wrong[0], self._lr())
+        self._sums += found_S2.sum(dim=0)
 
     def _lr(self) -> float:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        if self._unread_losses:  # before a best checkpoint could be taken from them
+        if self._unread:  # before a best checkpoint could be taken from them
             self._read_losses()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -92,8 +129,10 @@ class CTRModule(lightning.LightningModule):
         assert found.auc is not None  # a store has both classes among its validation rows
         if not math.isfinite(found.logloss):  # the epoch's last step can break weights after a finite loss
             raise DivergedError(self.global_step, self._lr())
-        loss = self._loss_sum / self._rows
+        loss, penalty = (self._sums / self.rows).tolist()
         self.epoch_metrics = {"train/loss": loss, "val/auc": found.auc, "val/logloss": found.logloss}
+        if self.regularizer is not None:
+            self.epoch_metrics["train/penalty"] = penalty
         for name, value in self.epoch_metrics.items():
             self.log(name, value, prog_bar=name == "val/auc")
 

@@ -100,16 +100,18 @@ def check_targets(jobs: list[Job]) -> None:
         check(job.config.optimizer, "optimizer")
         for name, node in job.config.callback.items():
             check(node, f"callback.{name}")
-    backbones = {str(job.config.model.backbone): job.config for job in jobs}
-    for config in backbones.values():
-        import torch
+    parts = ("model", "embed", "regularizer")
+    different = {str([job.config[part] for part in parts]): job.config for job in jobs}
+    for config in different.values():
+        from recsys_collapse.cost import outline  # torch takes seconds
 
-        with torch.device("meta"):  # no memory: only whether its options fit together
-            sizes = {"num_sets": config.embed.num_sets, "embed_size": config.embed.embed_size}
-            try:
-                build(config.model.backbone, "model.backbone", cardinalities=[2, 3, 4], **sizes)
-            except Exception as error:
-                raise ValueError(f"model.backbone ({config.model.name}) cannot be built: {error}") from error
+        name = config.model.name
+        try:
+            backbone = outline(config, [2, 3, 4])  # some fields: what is asked is only whether its options fit together
+        except Exception as error:  # whatever a user's backbone raises
+            raise ValueError(f"model.backbone ({name}) cannot be built: {error}") from error
+        if "_target_" in config.regularizer:
+            build(config.regularizer, "regularizer", backbone=backbone)
 
 
 def conclude(plan: Plan) -> int:

@@ -10,7 +10,8 @@ Shapes: D rows of one field, C = M*K columns of all sets, M embedding sets, N fi
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +20,17 @@ ROWS_PER_BLOCK = 65_536  # float64 copy of one block: 52 MB at 100 columns
 
 
 @torch.no_grad()
-def field_grams(weight: Tensor, field_slices: Sequence[slice]) -> Tensor:
-    """Gram matrix of every field, (N, C, C) float64 on the table's device, for a fused table (D, C)."""
+def field_grams(weight: Tensor, field_slices: Sequence[slice], rows_D: Tensor | None = None) -> Tensor:
+    """Gram matrix of every field, (N, C, C) float64 on the table's device, for a fused table (D, C).
+
+    `rows_D` (D,) bool leaves rows out: a row of zeros adds nothing to a Gram matrix.
+    """
     columns = weight.shape[1]
     gram_NCC = torch.zeros(len(field_slices), columns, columns, dtype=torch.float64, device=weight.device)
     for gram_CC, rows in zip(gram_NCC, field_slices, strict=True):
-        for block_DC in weight[rows].split(ROWS_PER_BLOCK):
-            block_DC = block_DC.double()
+        kept = [None] if rows_D is None else rows_D[rows].unsqueeze(1).split(ROWS_PER_BLOCK)
+        for block_DC, kept_D1 in zip(weight[rows].split(ROWS_PER_BLOCK), cycle(kept), strict=False):
+            block_DC = block_DC.double() if kept_D1 is None else torch.where(kept_D1, block_DC.double(), 0.0)
             gram_CC.addmm_(block_DC.T, block_DC)
     return gram_NCC
 
@@ -52,9 +57,9 @@ def singular_spectrum(gram: Tensor, rank: int | None = None) -> Tensor:
 def information_abundance(sigma: Tensor) -> Tensor:
     """IA(E) = sum of the singular values / largest one (paper, Definition 1): (..., C) -> (...), in [1, min(D, C)].
 
-    NaN for an all-zero matrix, where the paper's definition has no value.
+    NaN for an all-zero or empty matrix, where the paper's definition has no value.
     """
-    return sigma.sum(-1) / sigma.amax(-1)
+    return sigma.sum(-1) / sigma.amax(-1) if sigma.shape[-1] else sigma.new_full(sigma.shape[:-1], torch.nan)
 
 
 class FieldSpectrum(NamedTuple):
@@ -67,25 +72,60 @@ class FieldSpectrum(NamedTuple):
     """Singular values, descending, (min(D, columns),) float64 on the CPU."""
     information_abundance: float
     random: float
-    """Mean information abundance of random matrices of this shape."""
+    """Mean information abundance of random matrices of this shape; NaN without a row."""
 
 
-def field_spectra(weight: Tensor, field_slices: Sequence[slice], num_sets: int) -> list[FieldSpectrum]:
-    """Spectrum of every field of a fused table (D, M*K): whole (D_i, M*K) and, if M > 1, in every set (D_i, K)."""
-    gram_NCC = field_grams(weight, field_slices)
+def field_spectra(
+    weight: Tensor, field_slices: Sequence[slice], num_sets: int, rows_D: Tensor | None = None
+) -> list[FieldSpectrum]:
+    """Spectrum of every field of a fused table (D, M*K): whole (D_i, M*K) and, if M > 1, in every set (D_i, K).
+
+    `rows_D` (D,) bool: of these rows only, whose number is then the cardinality. Rows that no training sample has stay
+    where the optimizer leaves them, at initialisation or at zero, and say nothing of what was learned.
+    """
+    gram_NCC = field_grams(weight, field_slices, rows_D)
     spectra: list[tuple[int | None, Tensor]] = [(None, singular_spectrum(gram_NCC).cpu())]
     if num_sets > 1:
         spectra += enumerate(singular_spectrum(set_grams(gram_NCC, num_sets)).cpu())
     found = []
     for embedding_set, sigma_NC in spectra:
         for i, (sigma_C, rows) in enumerate(zip(sigma_NC, field_slices, strict=True)):
-            cardinality, columns = rows.stop - rows.start, len(sigma_C)
+            columns = len(sigma_C)
+            cardinality = rows.stop - rows.start if rows_D is None else int(rows_D[rows].sum())
             sigma = sigma_C[: min(cardinality, columns)]
             random = random_information_abundance(cardinality, columns)
             found.append(
                 FieldSpectrum(i, embedding_set, cardinality, sigma, information_abundance(sigma).item(), random)
             )
     return found
+
+
+def abundance_of_fields(
+    weight: Tensor, field_slices: Sequence[slice], num_sets: int, fields: Sequence[str], seen_D: Tensor
+) -> dict[str, dict[str, Any]]:
+    """Information abundance by field name, as `result.json` has it; None where there is no value.
+
+    `whole` (all sets side by side), `per_set`, and for random matrices of the same shapes `random` and `random_per_set`;
+    `seen`: `rows`, `whole` and `random` of the rows `seen_D` (D,) bool alone, those of ids that training samples have.
+    """
+    found: dict[str, dict[str, Any]] = {name: {"per_set": []} for name in fields}
+    for spectrum in field_spectra(weight, field_slices, num_sets):
+        field, value = found[fields[spectrum.field]], _known(spectrum.information_abundance)
+        if spectrum.embedding_set is None:
+            field |= {"whole": value, "random": spectrum.random, "random_per_set": spectrum.random}
+        else:
+            field["per_set"].append(value)
+            field["random_per_set"] = spectrum.random
+    for field in found.values():
+        field["per_set"] = field["per_set"] or [field["whole"]]
+    for spectrum in field_spectra(weight, field_slices, 1, seen_D.to(weight.device)):
+        values = {"whole": _known(spectrum.information_abundance), "random": _known(spectrum.random)}
+        found[fields[spectrum.field]]["seen"] = {"rows": spectrum.cardinality, **values}
+    return found
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def mean_relative(spectra: Iterable[FieldSpectrum], per_set: bool = False) -> float:
@@ -104,6 +144,8 @@ def random_information_abundance(cardinality: int, columns: int) -> float:
     factor R of a Gaussian one is drawn (Bartlett's decomposition: the same singular values, whatever D is).
     Fixed seed: the value depends on the shape alone. Its standard error is below 0.5% (tested).
     """
+    if cardinality == 0:
+        return math.nan
     generator = torch.Generator().manual_seed(0)
     draws = math.ceil(4000 / min(cardinality, columns))
     if cardinality <= 1000:

@@ -1,7 +1,6 @@
 """One run from its config to its result: build, fit, test once with the best weights, record."""
 
 import logging
-import math
 import time
 import warnings
 from pathlib import Path
@@ -17,23 +16,25 @@ from torch import Tensor
 from recsys_collapse.build import build
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import plain
-from recsys_collapse.cost import check_memory, flops_per_sample, free_memory, parameter_counts
+from recsys_collapse.cost import BYTES_PER_WEIGHT, check_memory, cost, free_memory, outline
 from recsys_collapse.data import load_data
-from recsys_collapse.dataset.batches import Batches, resident, shuffled
+from recsys_collapse.dataset.batches import Batches, resident, shuffled, train_counts
 from recsys_collapse.dataset.progress import wants_bar
 from recsys_collapse.dataset.report import remarks
 from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
+from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.module import CTRModule
+from recsys_collapse.protocol import differences
 from recsys_collapse.runs.durable import write_json, write_parquet, write_text
 from recsys_collapse.runs.environment import code_version, environment
 from recsys_collapse.runs.identity import embed_name, identity
 from recsys_collapse.runs.records import SCHEMA, clear
 from recsys_collapse.score import Score, score
 from recsys_collapse.seeding import derive
-from recsys_collapse.spectrum import field_spectra
+from recsys_collapse.spectrum import abundance_of_fields
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
@@ -54,8 +55,10 @@ def train(job: Job) -> dict[str, Any]:
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     source, store = load_data(config)
     say_once(source, store)
-    columns = config.embed.num_sets * config.embed.embed_size
-    check_memory(store.cardinalities, store.fields, columns, free_memory(config.trainer.accelerator))
+    log.info(f"differs from the paper: {', '.join(differences(config)) or 'nothing'}")
+    bytes_per_weight = config.optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT)
+    free = free_memory(config.trainer.accelerator)
+    check_memory(outline(config, store.cardinalities), store.fields, bytes_per_weight, free)
     module = build_module(config, store)
     loggers = make_loggers(
         config.logger,
@@ -110,7 +113,23 @@ def build_module(config: DictConfig, store: Store) -> CTRModule:
         num_sets=config.embed.num_sets,
         embed_size=config.embed.embed_size,
     )
-    return CTRModule(backbone, build(config.optimizer, "optimizer"), config.seed, store.fields)
+    if config.init.name != "xavier_table":  # drawn again, so that all else starts as with the other
+        backbone.embedding.reset_parameters(config.init.name)
+    for table in backbone.tables():
+        table.sparse = config.optimizer.get("sparse_gradients", False)
+    optimizer, plateau = build(config.optimizer, "optimizer"), config.trainer.lr_plateau
+    return CTRModule(backbone, optimizer, config.seed, store.fields, build_regularizer(config, backbone), plateau)
+
+
+def build_regularizer(config: DictConfig, backbone: Backbone) -> Any:
+    """What `regularizer=` says; None if that is nothing.
+
+    Raises:
+        ValueError: the backbone does not offer what it needs.
+    """
+    if "_target_" not in config.regularizer:
+        return None
+    return build(config.regularizer, "regularizer", backbone=backbone)
 
 
 def make_trainer(
@@ -124,7 +143,10 @@ def make_trainer(
         accelerator=config.trainer.accelerator,
         devices=1,
         precision=config.trainer.precision,
-        max_epochs=config.trainer.max_epochs,
+        max_epochs=config.trainer.max_epochs * config.trainer.evaluations_per_epoch,
+        gradient_clip_val=config.trainer.gradient_clip,
+        # Pieces of a pass may differ by one batch, and Lightning asks for the length only when it loads.
+        reload_dataloaders_every_n_epochs=int(config.trainer.evaluations_per_epoch > 1),
         logger=loggers,
         callbacks=[
             *measuring,  # before the records, which write down what they log
@@ -148,11 +170,15 @@ def make_trainer(
 
 
 def fit(trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig) -> None:
-    """Train until early stopping; the order of the rows is a function of (seed, epoch)."""
-    order = shuffled(config.seed, lambda: trainer.current_epoch)
+    """Train until early stopping; the order of the rows is a function of (seed, pass over the data).
+
+    With n `evaluations_per_epoch`, an epoch is the n-th part of a pass, to Lightning and in all records.
+    """
+    pieces = config.trainer.evaluations_per_epoch
+    order = shuffled(config.seed, lambda: trainer.current_epoch // pieces)
     trainer.fit(
         module,
-        Batches(store, "train", config.trainer.batch_size, order),
+        Batches(store, "train", config.trainer.batch_size, order, pieces, lambda: trainer.current_epoch % pieces),
         Batches(store, "valid", config.trainer.eval_batch_size),
     )
 
@@ -173,6 +199,7 @@ def conclude(
         scores[part] = score(logit_n, label_n)
         if config.save_scores:
             write_scores(job.run_dir / f"{part}_scores.parquet", row_n.long(), label_n, logit_n)
+    embedding = module.backbone.embedding
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,
@@ -182,45 +209,30 @@ def conclude(
         "model": config.model.name,
         "embed": embed_name(config),
         "scale": config.scale,
-        "num_sets": config.embed.num_sets,
-        "embed_size": config.embed.embed_size,
+        "num_sets": embedding.num_sets,
+        "embed_size": embedding.embed_size,
         "dataset": config.dataset.name,
         "data_fingerprint": store.fingerprint,
         "seed": config.seed,
         "split_seed": config.split_seed,
         "optimizer": config.optimizer.get("name") or config.optimizer._target_,
-        "regularizer": config.regularizer.name,
+        "regularizer": config.regularizer.get("name") or config.regularizer._target_,
         "protocol": config.protocol,
+        "differs_from_paper": differences(config),
         "init": config.init.name,
         "match": config.match.name,
         **_scores(scores),
         "best_epoch": checkpoint["epoch"],
         "num_epochs": len(records.records) - 1,
-        "parameters": parameter_counts(module.backbone),
-        "flops_per_sample": flops_per_sample(module.backbone),
-        "information_abundance": information_abundance(module),
+        "evaluations_per_epoch": config.trainer.evaluations_per_epoch,
+        **cost(config, store.cardinalities),
+        "information_abundance": abundance_of_fields(
+            embedding.weight, embedding.field_slices, embedding.num_sets, store.fields, train_counts(store) > 0
+        ),
         "samples_per_second": records.samples_per_second,
         "code_version": code_version(),
         "environment": environment(trainer.strategy.root_device),
     }
-
-
-def information_abundance(module: CTRModule) -> dict[str, dict[str, Any]]:
-    """Per field: `whole` (all sets side by side), `per_set`, and the values of random matrices of the same shapes."""
-    embedding = module.backbone.embedding
-    found: dict[str, dict[str, Any]] = {name: {"whole": None, "per_set": []} for name in module.fields}
-    for spectrum in field_spectra(embedding.weight, embedding.field_slices, embedding.num_sets):
-        field = found[module.fields[spectrum.field]]
-        ia = spectrum.information_abundance
-        value = ia if math.isfinite(ia) else None  # an all-zero table has none
-        if spectrum.embedding_set is None:
-            field |= {"whole": value, "random": spectrum.random, "random_per_set": spectrum.random}
-        else:
-            field["per_set"].append(value)
-            field["random_per_set"] = spectrum.random
-    for field in found.values():
-        field["per_set"] = field["per_set"] or [field["whole"]]
-    return found
 
 
 def write_scores(path: Path, row_id_n: Tensor, label_n: Tensor, logit_n: Tensor) -> None:

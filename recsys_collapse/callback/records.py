@@ -12,7 +12,13 @@ import pytorch_lightning as lightning
 from recsys_collapse.module import CTRModule
 from recsys_collapse.runs.durable import write_text
 
-METRICS = {"train_loss": "train/loss", "val_auc": "val/auc", "val_logloss": "val/logloss", "ia_relative": "ia/relative"}
+METRICS = {
+    "train_loss": "train/loss",
+    "train_penalty": "train/penalty",
+    "val_auc": "val/auc",
+    "val_logloss": "val/logloss",
+    "ia_relative": "ia/relative",
+}
 log = logging.getLogger(__name__)
 
 
@@ -20,7 +26,7 @@ class EpochRecords(lightning.Callback):
     """Keeps and writes what every epoch measured; epoch -1 is the initialisation.
 
     Args:
-        num_rows: training rows of one epoch.
+        num_rows: training rows of one pass over the data.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -46,7 +52,7 @@ class EpochRecords(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, CTRModule)
-        self._append(trainer, pl_module.epoch_metrics, trainer.current_epoch, self.num_rows, self._seconds)
+        self._append(trainer, pl_module.epoch_metrics, trainer.current_epoch, pl_module.rows, self._seconds)
         values = {name: self.records[-1][name] for name in METRICS}
         shown = "  ".join(f"{name} {value:.5f}" for name, value in values.items() if value is not None)
         log.info(f"epoch {trainer.current_epoch:3d}  {shown}  {self._seconds:.1f} s")
@@ -55,8 +61,10 @@ class EpochRecords(lightning.Callback):
         self, trainer: lightning.Trainer, metrics: dict[str, float], epoch: int, rows: int, seconds: float
     ) -> None:
         values = {name: metrics.get(key) for name, key in METRICS.items()}
+        done = sum(record["rows"] for record in self.records) + rows
         record = {
             "epoch": epoch,
+            "passes": done / self.num_rows,
             "step": trainer.global_step,
             **{name: value if value is not None and math.isfinite(value) else None for name, value in values.items()},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],

@@ -1,10 +1,11 @@
-"""Batches as slices of two tensors: no per-row Python, and an order that is a function of (seed, epoch) alone.
+"""Batches as slices of two tensors: no per-row Python, and an order that is a function of (seed, pass) alone.
 
 Shapes: B batch, N fields.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,37 +13,77 @@ from torch import Tensor
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.seeding import derive
 
+ROWS_PER_BLOCK = 500_000  # to count in: 40 fields as int64 are 160 MB
 SHARE = 0.5  # of the device's free memory that the data may take; the rest is for the model
 
 
 class Batches:
-    """Batches (x_BN int32, y_B uint8) of one part of a store; iterating again gives the next epoch's order.
+    """Batches (x_BN int32, y_B uint8) of one part of a store; iterating again gives the next order or piece.
 
     Args:
         store: the prepared data, on any device.
         part: `train`, `valid` or `test`.
         batch_size: rows of a batch; a last batch of a single row joins the one before (batch norm needs two).
         order: the order of the part's rows for this pass, asked for when the first batch is fetched; None: as split.
+        pieces: a pass is cut into this many pieces of whole batches, as equal as can be; iterating gives one of them.
+        piece: which one, from 0, asked for at the same time.
+
+    Raises:
+        ValueError: more pieces than batches.
     """
 
-    def __init__(self, store: Store, part: str, batch_size: int, order: Callable[[int], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        part: str,
+        batch_size: int,
+        order: Callable[[int], Tensor] | None = None,
+        pieces: int = 1,
+        piece: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.store, self.rows, self.batch_size, self.order = store, store.splits[part], batch_size, order
+        self.pieces, self.piece = pieces, piece
+        if pieces > self._batches_of_a_pass():
+            raise ValueError(
+                f"trainer.evaluations_per_epoch={pieces}: the {part} rows are {self._batches_of_a_pass()} batches of "
+                f"{batch_size}: expected at most as many evaluations; lower it or trainer.batch_size"
+            )
 
-    def __len__(self) -> int:
+    def _batches_of_a_pass(self) -> int:
         full, rest = divmod(len(self.rows), self.batch_size)
         return max(1, full + (rest > 1))
 
+    def _of_the_piece(self) -> range:
+        """Numbers of its batches."""
+        batches, piece = self._batches_of_a_pass(), self.piece()
+        return range(batches * piece // self.pieces, batches * (piece + 1) // self.pieces)
+
+    def __len__(self) -> int:
+        return len(self._of_the_piece())
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = self.rows
+        rows, numbers = self.rows, self._of_the_piece()
         if self.order is not None:
             rows = rows.index_select(0, self.order(len(rows)).to(rows.device))
-        ends = [(i + 1) * self.batch_size for i in range(len(self) - 1)]
-        for rows_B in torch.tensor_split(rows, ends):
+        last = self._batches_of_a_pass() - 1
+        for number in numbers:
+            start = number * self.batch_size
+            rows_B = rows[start:] if number == last else rows[start : start + self.batch_size]
             yield self.store.ids.index_select(0, rows_B), self.store.labels.index_select(0, rows_B)
 
 
+def train_counts(store: Store) -> Tensor:
+    """How often every id occurs among the training rows: (D,) int64, fields below each other as in the table."""
+    ends = list(accumulate(store.cardinalities))
+    offset_N = torch.tensor([0, *ends[:-1]], device=store.ids.device)
+    count_D = torch.zeros(ends[-1], dtype=torch.int64, device=store.ids.device)
+    for rows in store.splits["train"].split(ROWS_PER_BLOCK):
+        count_D += torch.bincount((store.ids.index_select(0, rows) + offset_N).flatten(), minlength=ends[-1])
+    return count_D
+
+
 def shuffled(seed: int, epoch: Callable[[], int]) -> Callable[[int], Tensor]:
-    """An order for `Batches`: a permutation that depends on the seed and on the epoch running when it is asked for."""
+    """An order for `Batches`: a permutation that depends on the seed and on the pass running when it is asked for."""
 
     def order(num_rows: int) -> Tensor:
         generator = torch.Generator().manual_seed(derive(seed, "order", epoch()))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from recsys_collapse.config import Config, plain
 
+LABELS = ("name", "bytes_per_weight")  # of optimizer and regularizer: they say something and change nothing
 NUMERICS_VERSION = 1  # raise when the same config and data give other numbers than before
 
 
@@ -18,7 +19,8 @@ def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
     """The part of a resolved config that can change a number, as JSON values in one spelling."""
     found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
     found["callback"] = {k: v for k, v in found["callback"].items() if not (v or {}).get("measures_only")}
-    found["optimizer"] = {k: v for k, v in found["optimizer"].items() if k != "name"}
+    for section in ("optimizer", "regularizer"):
+        found[section] = {k: v for k, v in found[section].items() if k not in LABELS}
     return _canonical(found)
 
 

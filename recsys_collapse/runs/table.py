@@ -23,16 +23,25 @@ from recsys_collapse.runs.records import read_result
 SCALARS = (
     "run_id", "run_name", "sweep", "model", "embed", "scale", "num_sets", "embed_size", "dataset", "data_fingerprint",
     "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc",
-    "val_logloss", "test_logloss", "best_epoch", "num_epochs", "flops_per_sample", "wall_seconds", "samples_per_second",
+    "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample", "wall_seconds", "samples_per_second",
     "code_version",
 )  # fmt: skip
+NAMED = ("optimizer", "regularizer")  # sections that a name stands for
 CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
-    "matrices of the same shape, whole: all sets side by side (D x MK), per set: each set on its own (D x K)"
+    "matrices of the same shape, whole: all sets side by side (D x MK), seen rows: of ids that training samples have,\n"
+    "per set: each set on its own (D x K)"
 )
 
 
-WIDE_ONLY = ("test logloss", "val AUC", "embedding\nparameters", "dense\nparameters", "best\nepoch")
+WIDE_ONLY = (
+    "IA/random\nseen rows",
+    "test logloss",
+    "val AUC",
+    "embedding\nparameters",
+    "dense\nparameters",
+    "best\nepoch",
+)
 
 
 def scan(output_dir: Path) -> list[dict[str, Any]]:
@@ -64,12 +73,18 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
-    """Mean over fields of IA / random IA: `ia_relative` of the whole (D x MK), `ia_relative_per_set` (D x K)."""
+    """Mean over fields of IA / random IA: `ia_relative` of the whole (D x MK), `ia_relative_per_set` (D x K).
+
+    `ia_relative_seen`: of the whole, rows of ids that training samples have only.
+    """
     fields = result["information_abundance"].values()
     whole = [f["whole"] / f["random"] for f in fields if f["whole"] is not None]
+    rows = [f["seen"] for f in fields if "seen" in f]
+    seen = [f["whole"] / f["random"] for f in rows if f["whole"] is not None and f["random"] is not None]
     per_set = [ia / f["random_per_set"] for f in fields for ia in f["per_set"] if ia is not None]
     return {
         "ia_relative": statistics.fmean(whole) if whole else None,
+        "ia_relative_seen": statistics.fmean(seen) if seen else None,
         "ia_relative_per_set": statistics.fmean(per_set) if per_set else None,
     }
 
@@ -103,18 +118,24 @@ def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]
 def _cells(results: Sequence[dict[str, Any]], varying: Sequence[str]) -> dict[Cell, list[dict[str, Any]]]:
     found: dict[Cell, list[dict[str, Any]]] = {}
     for result in results:
-        flat = flatten(result["identity"])
+        flat = _described(result)
         other = tuple((key, str(flat.get(key, "–"))) for key in varying)
         cell = Cell(result["dataset"], result["model"], result["scale"], result["embed"], other)
         found.setdefault(cell, []).append(result)
     return found
 
 
+def _described(result: dict[str, Any]) -> dict[str, Any]:
+    """Config keys and values of a run, and the names of sections."""
+    return flatten(result["identity"]) | {section: result.get(section) for section in NAMED}
+
+
 def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys that tell apart runs of the same model, scale and embed; a section's name instead of its keys if it does."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for result in results:
         group = (result["dataset"], result["model"], result["scale"], result["embed"])
-        groups.setdefault(group, []).append(flatten(result["identity"]))
+        groups.setdefault(group, []).append(_described(result))
     keys = {
         key
         for flats in groups.values()
@@ -122,6 +143,15 @@ def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
         for key in flat
         if any(f.get(key) != flat[key] for f in flats)
     }
+    for section in NAMED:
+        inside = {key for key in keys if key.startswith(f"{section}.")}
+        contents: dict[tuple[Any, ...], set[str]] = {}
+        for group, flats in groups.items():
+            for flat in flats:
+                content = str([flat.get(key) for key in sorted(inside)])
+                contents.setdefault((*group, flat[section]), set()).add(content)
+        named = all(len(found) == 1 for found in contents.values())
+        keys -= inside if named else {section}
     return sorted(keys - {"seed"})
 
 
@@ -132,7 +162,7 @@ def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     other = [key.rpartition(".")[2] for key, _ in next(iter(grouped)).other]
     table = Table(title=title, caption=CAPTION)
     texts = [*(["dataset"] if many else []), "model", "scale", "embed", *other]
-    numbers = ("n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole", "IA/random\nper set",
+    numbers = ("n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole", "IA/random\nseen rows", "IA/random\nper set",
                "embedding\nparameters", "dense\nparameters", "best\nepoch", "seconds")  # fmt: skip
     for name in texts:
         table.add_column(name, no_wrap=True)
@@ -162,6 +192,7 @@ def _numbers(runs: Sequence[dict[str, Any]]) -> list[str]:
         spread([run["test_logloss"] for run in runs], 5),
         spread([run["val_auc"] for run in runs], 5),
         spread([r["ia_relative"] for r in relative], 3),
+        spread([r["ia_relative_seen"] for r in relative], 3),
         spread([r["ia_relative_per_set"] for r in relative], 3),
         f"{runs[0]['parameters']['embedding']:,}",
         f"{runs[0]['parameters']['dense']:,}",
