@@ -105,7 +105,7 @@ def abundance_of_fields(
 ) -> dict[str, dict[str, Any]]:
     """Information abundance by field name, as `result.json` has it; None where there is no value.
 
-    `whole` (all sets side by side), `per_set`, and for random matrices of the same shapes `random` and `random_per_set`;
+    `whole` (all sets side by side), `per_set`, and `random`, `random_per_set` for random matrices of the same shapes;
     `seen`: `rows`, `whole` and `random` of the rows `seen_D` (D,) bool alone, those of ids that training samples have.
     """
     found: dict[str, dict[str, Any]] = {name: {"per_set": []} for name in fields}

@@ -151,7 +151,7 @@ class Bias(nn.Module):
 
 
 class Reference(nn.Module):
-    """y = F( mean_m I^(m)(e^(m)) ), one set after the other; the sum of `first_order`, an embedding of size 1, is added."""
+    """y = F( mean_m I^(m)(e^(m)) ), one set after the other; `first_order`, an embedding of size 1, is added."""
 
     def __init__(
         self,

@@ -255,7 +255,7 @@ def test_both_ways_to_embed_own_the_same_table(name: str, scale: int) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not has_sets(name)])
 def test_linear_interactions_refuse_several_sets(name: str) -> None:
-    with pytest.raises(ValueError, match="2 embedding sets: without a non-linearity .* use embed=se"):
+    with pytest.raises(ValueError, match=r"2 embedding sets: without a non-linearity .* use embed=se"):
         make(name, num_sets=2)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from recsys_collapse.dataset.split import split_rows, split_sizes
 from recsys_collapse.dataset.store import open_store, prepare
 from recsys_collapse.dataset.table import Table
 from recsys_collapse.dataset.text import read_text
+from recsys_collapse.model.fm import FM
 from tests.sources import whole
 from tests.test_dataset import FILES, digests, expected_ids, given_rows
 from tests.test_table import TWO, found, ids_of, table
@@ -386,15 +388,18 @@ def test_13_every_value_is_itself(tmp_path_factory, values: list[str]) -> None:
 
 def test_14_a_table_that_does_not_fit_is_refused_before_it_is_made() -> None:
     sizes, names = [9_100_000, 5, 400_000], ["C3", "C1", "C2"]
-    needed = sum(sizes) * 100 * 16
-    check_memory(sizes, names, 100, needed)
-    check_memory(sizes, names, 100, None)
+    needed = sum(sizes) * 100 * 16 + 16  # FM has a bias
+    with torch.device("meta"):
+        model = FM(sizes, 1, 100)
+    check_memory(model, names, 16, needed)
+    check_memory(model, names, 16, None)
     with pytest.raises(
         ValueError, match=r"15\.2 GB are free; .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
     ):
-        check_memory(sizes, names, 100, needed - 1)
+        check_memory(model, names, 16, needed - 1)
     with pytest.raises(ValueError, match=r"8\.0 GB are free; largest fields: C3: 9,100,000 ids x 100 .*= 14\.6 GB, C2"):
-        check_memory(sizes, names, 100, 8 * 10**9)
+        check_memory(model, names, 16, 8 * 10**9)
+    check_memory(model, names, 8, 8 * 10**9)
 
 
 # 15, offsets beyond int32: tests/test_embedding.py::test_offsets_hold_every_row_number

@@ -19,7 +19,8 @@ from recsys_collapse.runs.records import FILES, REQUIRED, SCHEMA, clear, read_fa
 
 
 def abundance(whole: float | None, *per_set: float | None, random: float = 2.0) -> dict[str, Any]:
-    return {"whole": whole, "per_set": list(per_set), "random": random, "random_per_set": 4.0}
+    seen = {"rows": 3, "whole": whole, "random": 4 * random}
+    return {"whole": whole, "per_set": list(per_set), "random": random, "random_per_set": 4.0, "seen": seen}
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -172,9 +173,13 @@ def test_spread() -> None:
 def test_relative_abundance() -> None:
     fields = {"a": abundance(1.0, 1.0, 3.0), "b": abundance(None, None, 2.0), "c": abundance(3.0, None, random=6.0)}
     found = table.relative_abundance(result(information_abundance=fields))
-    assert found == {"ia_relative": pytest.approx(0.5), "ia_relative_per_set": pytest.approx(0.5)}
+    assert {key: round(value, 9) for key, value in found.items()} == {
+        "ia_relative": 0.5,
+        "ia_relative_seen": 0.125,
+        "ia_relative_per_set": 0.5,
+    }
     nothing = table.relative_abundance(result(information_abundance={"a": abundance(None, None)}))
-    assert nothing == {"ia_relative": None, "ia_relative_per_set": None}
+    assert nothing == {"ia_relative": None, "ia_relative_seen": None, "ia_relative_per_set": None}
 
 
 def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
@@ -189,6 +194,20 @@ def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
     assert [(cell.model, cell.scale, cell.label, len(runs)) for cell, runs in found.items()] == wanted
     assert [sorted(run["seed"] for run in runs) for runs in found.values()] == [list(range(n)) for *_, n in wanted]
     assert {cell.other for cell in found} == {()}
+
+
+def test_a_name_stands_for_the_options_of_a_section() -> None:
+    """Unless runs of one name differ in them."""
+    adam, other = result(), result(optimizer="adagrad")
+    other["identity"]["optimizer"] = {"table": {"lr": 0.1}}
+    adam["optimizer"] = "adam"
+    assert [cell.other for cell in table.cells([adam, other])] == [
+        (("optimizer", "adagrad"),),
+        (("optimizer", "adam"),),
+    ]
+    faster = result(lr=0.01, optimizer="adam")
+    keys = [[key for key, _ in cell.other] for cell in table.cells([adam, other, faster])]
+    assert keys == [["optimizer.lr", "optimizer.table.lr"]] * 3
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
@@ -212,7 +231,7 @@ def test_the_table_shows_mean_and_spread(tmp_path: Path, capsys) -> None:
     rows = [line.split() for line in text.splitlines()]
     rows = [[word.strip("│┃") for word in row if word.strip("│┃")] for row in rows if "dnn" in row]
     assert [row[:3] for row in rows] == [["dnn", "1x", "base"], ["dnn", "4x", "ME"], ["dnn", "4x", "ME"]]
-    base = "2 0.70500 ±0.00707 0.50000 ±0.00000 0.75000 ±0.00000 0.500 ±0.000 0.250 ±0.000 1,234 56 1,1"
+    base = "2 0.70500 ±0.00707 0.50000 ±0.00000 0.75000 ±0.00000 0.500 ±0.000 0.125 ±0.000 0.250 ±0.000 1,234 56 1,1"
     assert base in " ".join(rows[0])
     assert [row[3:6] for row in rows[1:]] == [["0.1", "1", "–"], ["0.2", "1", "–"]]
 

@@ -23,9 +23,10 @@ from recsys_collapse.runs.records import read_result
 SCALARS = (
     "run_id", "run_name", "sweep", "model", "embed", "scale", "num_sets", "embed_size", "dataset", "data_fingerprint",
     "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc",
-    "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample", "wall_seconds", "samples_per_second",
-    "code_version",
+    "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample",
+    "wall_seconds", "samples_per_second", "code_version",
 )  # fmt: skip
+WIDTH = 190  # characters of a whole table
 NAMED = ("optimizer", "regularizer")  # sections that a name stands for
 CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
@@ -162,7 +163,8 @@ def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     other = [key.rpartition(".")[2] for key, _ in next(iter(grouped)).other]
     table = Table(title=title, caption=CAPTION)
     texts = [*(["dataset"] if many else []), "model", "scale", "embed", *other]
-    numbers = ("n", "test AUC", "test logloss", "val AUC", "IA/random\nwhole", "IA/random\nseen rows", "IA/random\nper set",
+    numbers = ("n", "test AUC", "test logloss", "val AUC",
+               "IA/random\nwhole", "IA/random\nseen rows", "IA/random\nper set",
                "embedding\nparameters", "dense\nparameters", "best\nepoch", "seconds")  # fmt: skip
     for name in texts:
         table.add_column(name, no_wrap=True)
@@ -212,13 +214,13 @@ def spread(values: Sequence[float | None], digits: int) -> str:
 
 def show(table: Table, path: Path) -> None:
     """Print the table, and keep it as text at `path`."""
-    wide = Console(width=170, record=True, file=io.StringIO())
+    wide = Console(width=WIDTH, record=True, file=io.StringIO())
     wide.print(table)
     write_text(path, wide.export_text())
     console = Console()
     if not console.is_terminal:
-        console = Console(width=170)  # a log file has no width; do not cut numbers
-    elif Measurement.get(console, console.options.update(max_width=170), table).maximum > console.width:
+        console = Console(width=WIDTH)  # a log file has no width; do not cut numbers
+    elif Measurement.get(console, console.options.update(max_width=WIDTH), table).maximum > console.width:
         table.columns = [column for column in table.columns if column.header not in WIDE_ONLY]
         table.caption = f"all columns: {path}"
     console.print(table)
