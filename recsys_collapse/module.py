@@ -80,6 +80,27 @@ class CTRModule(lightning.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/auc"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """To a norm over all parameters; also where tables have sparse gradients, which torch's own does not take."""
+        if not any(table.sparse for table in self.backbone.tables()) or gradient_clip_val is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        values = []
+        for parameter in self.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()  # the same row may stand several times
+                values.append(parameter.grad.values())
+            elif parameter.grad is not None:
+                values.append(parameter.grad)
+        scale = gradient_clip_val / (torch.nn.utils.get_total_norm(values) + 1e-6)
+        for value in values:
+            value.mul_(scale.clamp(max=1.0))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x_BN, y_B = batch
         if batch_idx == 0:

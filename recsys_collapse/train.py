@@ -39,6 +39,7 @@ from recsys_collapse.spectrum import abundance_of_fields
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notes on devices come once per trainer
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*", module="pytorch_lightning")
+torch.sparse.check_sparse_tensor_invariants.disable()  # explicitly: the default is the same, but warns
 DEFAULT_THREADS = torch.get_num_threads()
 _told: set[Path] = set()  # stores about which everything was said
 

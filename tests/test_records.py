@@ -207,7 +207,7 @@ def test_a_name_stands_for_the_options_of_a_section() -> None:
     ]
     faster = result(lr=0.01, optimizer="adam")
     keys = [[key for key, _ in cell.other] for cell in table.cells([adam, other, faster])]
-    assert keys == [["optimizer.lr", "optimizer.table.lr"]] * 3
+    assert keys == [["optimizer.lr", "optimizer.name", "optimizer.table.lr"]] * 3
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:

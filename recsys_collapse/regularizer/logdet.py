@@ -10,11 +10,11 @@ from recsys_collapse.model.backbone import Backbone, Stages
 
 
 class LogDet(nn.Module):
-    """-weight * mean over sets and fields of 1/(2K) log det(I + C / (epsilon^2 mean eigenvalue of C)), C = E^T E, in nats.
+    """-weight * mean over sets and fields of 1/(2K) log det(I + C / (epsilon^2 mean eigenvalue of C)), in nats.
 
-    E are the (B, K) embeddings of a field in a set. Dividing by the mean eigenvalue leaves the shape of the spectrum
-    alone: neither B nor the scale of the embeddings matters. At least -weight/2 log(1 + 1/epsilon^2), which is reached
-    where all singular values are equal; 0 for an all-zero field. In float64.
+    C = E^T E of the (B, K) embeddings of a field in a set. It is divided by its mean eigenvalue: only the shape
+    of the spectrum counts, neither B nor the scale of the embeddings. At least -weight/2 log(1 + 1/epsilon^2), which is
+    reached where all singular values are equal; 0 for an all-zero field. In float64.
 
     Args:
         backbone: one with an embedding size of at least 2.

@@ -28,8 +28,8 @@ class NormAlign(nn.Module):
         num_sets = backbone.pair_projections().shape[1]
         if num_sets < 2:
             raise ValueError(
-                f"num_sets={num_sets}: the variance over embedding sets needs 2 or more; use embed=me with a scale of 2 "
-                "or more, and regularizer=none for the base run"
+                f"num_sets={num_sets}: the variance over embedding sets needs 2 or more; use embed=me with a scale of "
+                "2 or more, and regularizer=none for the base run"
             )
         self.weight, self.squared = weight, squared
 

@@ -20,11 +20,11 @@ class Unitary(nn.Module):
 
     - `paper`: it is lambda. W = 0, lambda = 0 is a minimum.
     - `official`: it is n of the released code, which multiplies a matrix V by n in the forward pass and penalises
-      ||I - V V^T||_F^2. With the effective projection W = n V that is ||I - W W^T / n^2||_F^2, lambda = n^2; V V^T and
-      V^T V do equally, V is square. So the model needs no gate. What differs: Adam and weight decay act on W and n, there
-      on V and n. W = 0 is no minimum (K per block), but a W that should become 0 has to pull n along.
+      ||I - V V^T||_F^2. Of the effective projection W = n V that is ||I - W W^T / n^2||_F^2, and the same with W^T W,
+      as W is square: lambda = n^2, and each term is divided by lambda^2. So the model needs no gate. What differs: Adam
+      and weight decay act on W and n, there on V and n. W = 0 is no minimum: it costs K.
 
-    A sum, as in the paper: it grows with the number of blocks and with K. Computed in full precision also under autocast.
+    A sum, as in the paper: it grows with the number of blocks and with K. In full precision also under autocast.
 
     Args:
         backbone: one with `pair_projections`.
@@ -55,12 +55,11 @@ class Unitary(nn.Module):
     def forward(self, backbone: Backbone, stages: Stages) -> Tensor:
         layers = backbone.pair_projections().unbind()
         w_LMNNKK = torch.stack([layers[number] for number in self.layers])
-        factor_LMNN11 = self.factor[..., None, None]
-        one_KK = torch.eye(w_LMNNKK.shape[-1], dtype=w_LMNNKK.dtype, device=w_LMNNKK.device)
+        lambda_LMNN = self.factor if self.form == "paper" else self.factor.square()
         with torch.autocast(w_LMNNKK.device.type, enabled=False):
-            product_LMNNKK = w_LMNNKK.mT @ w_LMNNKK
-        if self.form == "paper":
-            rest_LMNNKK = product_LMNNKK - factor_LMNN11 * one_KK
-        else:
-            rest_LMNNKK = product_LMNNKK / factor_LMNN11.square() - one_KK
-        return self.weight * rest_LMNNKK.square().sum()
+            rest_LMNNKK = w_LMNNKK.mT @ w_LMNNKK
+        rest_LMNNKK.diagonal(dim1=-2, dim2=-1).sub_(lambda_LMNN[..., None])
+        square_LMNN = rest_LMNNKK.square().sum((-2, -1))
+        if self.form == "official":
+            square_LMNN = square_LMNN / lambda_LMNN.square()
+        return self.weight * square_LMNN.sum()
