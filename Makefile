@@ -34,7 +34,7 @@ lint: $(STAMP)  ## format, lint and type checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## speed, interleaved against plain loops (about 20 minutes)
+bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.step

@@ -1,7 +1,7 @@
 """What a model costs, before it is built: parameters, floating-point operations per sample, and memory in training."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +50,42 @@ def flops_per_sample(backbone: Backbone) -> int:
     return counter.get_total_flops() // rows
 
 
-def check_memory(backbone: Backbone, fields: Sequence[str], bytes_per_weight: int, free: int | None) -> None:
+def training_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> dict[str, int]:
+    """Bytes of `embedding` and `dense` parameters with their gradients and what the optimizer keeps of them.
+
+    `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam.
+    """
+    counts = parameter_counts(backbone)
+    of_a_table = optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT)
+    return {"embedding": counts["embedding"] * of_a_table, "dense": counts["dense"] * BYTES_PER_WEIGHT}
+
+
+def check_memory(backbone: Backbone, fields: Sequence[str], optimizer: Mapping[Any, Any], free: int | None) -> None:
     """Stop before something is allocated that cannot be trained.
 
     Args:
         backbone: the model; its outline will do.
         fields: names of the fields.
-        bytes_per_weight: of a table in training: weight, gradient and what the optimizer keeps.
+        optimizer: its config.
         free: bytes that can be had; None: not known, so nothing is checked.
 
     Raises:
         ValueError: names the largest fields and their bytes.
     """
-    counts, columns = parameter_counts(backbone), sum(table.weight.shape[1] for table in backbone.tables())
-    each, dense = columns * bytes_per_weight, counts["dense"] * BYTES_PER_WEIGHT
-    needed = counts["embedding"] * bytes_per_weight + dense
+    taken = training_bytes(backbone, optimizer)
+    needed = sum(taken.values())
     if free is None or needed <= free:
         return
+    columns = sum(table.weight.shape[1] for table in backbone.tables())
+    each = taken["embedding"] // sum(backbone.embedding.cardinalities)
     largest = sorted(zip(backbone.embedding.cardinalities, fields, strict=True), reverse=True)[:3]
     shown = ", ".join(
-        f"{name}: {size:,} ids x {columns} columns x {bytes_per_weight} B = {size * each / 1e9:.1f} GB"
+        f"{name}: {size:,} ids x {columns} columns x {each // columns} B = {size * each / 1e9:.1f} GB"
         for size, name in largest
     )
     raise ValueError(
         f"training takes {needed / 1e9:.1f} GB (weights, gradient and what the optimizer keeps), of which "
-        f"{dense / 1e9:.1f} GB outside the table; {free / 1e9:.1f} GB are free; largest fields: {shown}: "
+        f"{taken['dense'] / 1e9:.1f} GB outside the table; {free / 1e9:.1f} GB are free; largest fields: {shown}: "
         "raise dataset.min_count, set dataset.hashed_cardinality, leave fields out with dataset.ignore, use a smaller "
         "scale, or optimizer=rowwise_adagrad"
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys_collapse.build import build
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import plain
-from recsys_collapse.cost import BYTES_PER_WEIGHT, check_memory, cost, free_memory, outline
+from recsys_collapse.cost import check_memory, cost, free_memory, outline
 from recsys_collapse.data import load_data
 from recsys_collapse.dataset.batches import Batches, resident, shuffled, train_counts
 from recsys_collapse.dataset.progress import wants_bar
@@ -57,9 +57,8 @@ def train(job: Job) -> dict[str, Any]:
     source, store = load_data(config)
     say_once(source, store)
     log.info(f"differs from the paper: {', '.join(differences(config)) or 'nothing'}")
-    bytes_per_weight = config.optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT)
     free = free_memory(config.trainer.accelerator)
-    check_memory(outline(config, store.cardinalities), store.fields, bytes_per_weight, free)
+    check_memory(outline(config, store.cardinalities), store.fields, config.optimizer, free)
     module = build_module(config, store)
     loggers = make_loggers(
         config.logger,

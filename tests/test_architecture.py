@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Libraries that only these modules or folders may import, and libraries that are imported in functions only.
 OWNERS = {
-    "hydra": {"config", "build", "run", "prepare", "launch"},
+    "hydra": {"config", "build", "run", "prepare", "estimate", "launch"},
     "pytorch_lightning": {"module", "callback", "logger", "train"},
     "experiments": set(),
     "benchmarks": set(),

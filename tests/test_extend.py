@@ -110,7 +110,10 @@ def test_help_is_quick_and_names_the_groups(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
     for group in (
-        "model: dcnv2, dnn",
+        "model: dcnv2, dnn, ffm, finalmlp, fm, ipnn, nfwfm, xdeepfm",
+        "optimizer: adagrad, adam, adam_no_decay, adamw, rowwise_adagrad, sparse_adam",
+        "regularizer: decorrelation, logdet, none, norm_align, singular_value, space_similarity, unitary",
+        "protocol: bars, paper",
         "dataset: avazu, avazu_x4, criteo, criteo_x4, synthetic, table",
         "embed: me, se",
         "logger: auto, local, wandb",

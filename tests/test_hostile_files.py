@@ -391,15 +391,15 @@ def test_14_a_table_that_does_not_fit_is_refused_before_it_is_made() -> None:
     needed = sum(sizes) * 100 * 16 + 16  # FM has a bias
     with torch.device("meta"):
         model = FM(sizes, 1, 100)
-    check_memory(model, names, 16, needed)
-    check_memory(model, names, 16, None)
+    check_memory(model, names, {}, needed)
+    check_memory(model, names, {}, None)
     with pytest.raises(
         ValueError, match=r"15\.2 GB are free; .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
     ):
-        check_memory(model, names, 16, needed - 1)
+        check_memory(model, names, {}, needed - 1)
     with pytest.raises(ValueError, match=r"8\.0 GB are free; largest fields: C3: 9,100,000 ids x 100 .*= 14\.6 GB, C2"):
-        check_memory(model, names, 16, 8 * 10**9)
-    check_memory(model, names, 8, 8 * 10**9)
+        check_memory(model, names, {}, 8 * 10**9)
+    check_memory(model, names, {"bytes_per_weight": 8}, 8 * 10**9)
 
 
 # 15, offsets beyond int32: tests/test_embedding.py::test_offsets_hold_every_row_number
