@@ -187,6 +187,22 @@ def validate(config: Any) -> None:
         if value is not None and not 0 < value < limit:
             below = "" if math.isinf(limit) else f" and below {limit}"
             raise ValueError(f"{key}={value}: expected a number above 0{below}, or null")
+    if config.trainer.precision == "16-mixed" and config.init == Init.normal:
+        raise ValueError(
+            "init=normal with trainer.precision=16-mixed: products of embeddings of 1e-4 are below what float16 can hold: "
+            "use trainer.precision=bf16-mixed"
+        )
+    for key, kind in {"optimizer.sparse_gradients": bool, "optimizer.bytes_per_weight": int}.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and (type(value) is not kind or (kind is int and value < 1)):
+            raise ValueError(
+                f"{key}={value}: expected {'true or false' if kind is bool else 'an integer of 1 or more'}"
+            )
+    if config.trainer.precision == "16-mixed" and config.trainer.gradient_clip and config.optimizer.get("fused"):
+        raise ValueError(
+            f"trainer.gradient_clip={config.trainer.gradient_clip} with trainer.precision=16-mixed: a fused optimizer "
+            "takes scaled gradients, which cannot be clipped: use trainer.precision=bf16-mixed or optimizer.fused=false"
+        )
     weight = OmegaConf.select(config, "regularizer.weight", default=0)
     if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise ValueError(f"regularizer.weight={weight}: expected a number of 0 or more")

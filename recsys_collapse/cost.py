@@ -33,7 +33,10 @@ def cost(config: DictConfig, cardinalities: Sequence[int]) -> dict[str, Any]:
 
 
 def parameter_counts(backbone: Backbone) -> dict[str, int]:
-    """Number of `embedding` parameters (one row per id: the fused table) and of `dense` ones (everything else)."""
+    """Number of `embedding` parameters (all that have one row per id) and of `dense` ones, all others of the backbone.
+
+    A regularizer's own, such as the lambdas of `unitary`, are no part of the model and not counted.
+    """
     embedding = sum(table.weight.numel() for table in backbone.tables())
     return {"embedding": embedding, "dense": sum(p.numel() for p in backbone.parameters()) - embedding}
 
@@ -51,12 +54,13 @@ def flops_per_sample(backbone: Backbone) -> int:
 
 
 def training_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> dict[str, int]:
-    """Bytes of `embedding` and `dense` parameters with their gradients and what the optimizer keeps of them.
+    """Bytes of `embedding` and `dense` parameters in float32, with their gradients and what the optimizer keeps of them.
 
-    `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam.
+    `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam. While
+    a checkpoint is written there is a copy of the weights: in the place of a dense gradient, or beside the rest.
     """
     counts = parameter_counts(backbone)
-    of_a_table = optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT)
+    of_a_table = optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT) + 4 * optimizer.get("sparse_gradients", False)
     return {"embedding": counts["embedding"] * of_a_table, "dense": counts["dense"] * BYTES_PER_WEIGHT}
 
 

@@ -6,6 +6,7 @@ SE is (M=1, K=s*K0), ME is (M=s, K=K0). One gather serves every field of every s
 Shapes: B batch, M embedding sets, N fields, K embedding size per set, D sum of cardinalities.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 INITS = ("xavier_table", "xavier_field", "normal")
+ROWS_PER_BLOCK = 65_536  # drawn at a time: no second table
 NORMAL_STD = 1e-4  # of BARS and FuxiCTR
 
 
@@ -65,15 +67,18 @@ class FieldEmbedding(nn.Module):
         """
         if init not in INITS:
             raise ValueError(f"init={init}: expected one of {', '.join(INITS)}")
+        fields = self.field_slices if init == "xavier_field" else [slice(0, len(self.weight))]
         for columns_DK in self.weight.split(self.embed_size, dim=1):
-            # Drawn contiguously first: a draw into a strided view would depend on M.
-            drawn_DK = torch.empty_like(columns_DK, memory_format=torch.contiguous_format)
-            if init == "normal":
-                nn.init.normal_(drawn_DK, std=NORMAL_STD)
-            else:
-                for rows in self.field_slices if init == "xavier_field" else [slice(None)]:
-                    nn.init.xavier_uniform_(drawn_DK[rows])
-            columns_DK.copy_(drawn_DK)
+            for rows in fields:
+                bound = math.sqrt(3) * math.sqrt(2 / (rows.stop - rows.start + self.embed_size))
+                for block_DK in columns_DK[rows].split(ROWS_PER_BLOCK):
+                    # Drawn contiguously first: a draw into a strided view would depend on M.
+                    drawn_DK = torch.empty_like(block_DK, memory_format=torch.contiguous_format)
+                    if init == "normal":
+                        drawn_DK.normal_(std=NORMAL_STD)
+                    else:
+                        drawn_DK.uniform_(-bound, bound)
+                    block_DK.copy_(drawn_DK)
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """Look up ids (B, N), int32 or int64 with 0 <= id < D_i, -> embeddings (B, M, N, K).

@@ -7,6 +7,7 @@ sample, and memory in training. Prepares the data, for the cardinalities.
 import json
 import logging
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -14,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_collapse.config import config_dir, plain, register, validate
-from recsys_collapse.launch.plan import compose_jobs
+from recsys_collapse.launch.plan import Job, compose_jobs
+from recsys_collapse.run import check_targets
+from recsys_collapse.runs.identity import embed_name
 
 register()
 TEXTS = ("model", "scale", "embed", "optimizer")
@@ -36,6 +39,7 @@ def main() -> int:
             return 0
         for config in configs:
             validate(config)
+        check_targets([Job(config, "", Path()) for config in configs])
         Console(width=None if sys.stdout.isatty() else 120).print(cost_table(configs))
     except (ValueError, OSError) as error:
         print(f"recsys_collapse.estimate: {error}", file=sys.stderr)
@@ -47,7 +51,7 @@ def main() -> int:
 
 
 def cost_table(configs: list[DictConfig]) -> Table:
-    """One row per different model and data of these configs.
+    """One row per different model, optimizer and data (also: split) of these configs.
 
     Raises:
         ValueError: the data cannot be used, or a model cannot be built.
@@ -62,9 +66,14 @@ def cost_table(configs: list[DictConfig]) -> Table:
     for column in table.columns[len(TEXTS) :]:
         column.justify = "right"
     stores: dict[str, list[int]] = {}
-    parts = ("model", "embed", "optimizer", "dataset")
-    for config in {json.dumps([plain(config[part]) for part in parts]): config for config in configs}.values():
+    seen: set[str] = set()
+    for config in configs:
         data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir])
+        sizes = [config.embed.num_sets, config.embed.embed_size]
+        key = json.dumps([plain(config.model), sizes, plain(config.optimizer), data])
+        if key in seen:  # such as SE and ME at scale 1
+            continue
+        seen.add(key)
         if data not in stores:
             stores[data] = load_data(config)[1].cardinalities
         backbone = outline(config, stores[data])
@@ -72,7 +81,7 @@ def cost_table(configs: list[DictConfig]) -> Table:
         table.add_row(
             config.model.name,
             f"{config.scale}x",
-            config.embed.name.upper(),
+            embed_name(config).upper(),
             config.optimizer.get("name") or config.optimizer["_target_"],
             f"{counts['embedding']:,}",
             f"{counts['dense']:,}",

@@ -6,6 +6,7 @@ Shapes: B batch, M embedding sets, I inputs, O outputs, H width, N fields, K emb
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Projection(nn.Sequential):
         super().__init__(
             GroupedLinear(num_sets, in_size, out_size),
             GroupedBatchNorm(num_sets, out_size),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),  # batch norm's gradient needs its input only
             nn.Dropout(dropout),
         )
 
@@ -78,6 +79,8 @@ class CrossNet(nn.Module):
 
     def __init__(self, num_sets: int, size: int, num_layers: int) -> None:
         super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_cross_layers={num_layers}: expected 1 or more; model=dnn has none")
         layers = [GroupedLinear(num_sets, size, size) for _ in range(num_layers)]
         self.layers = nn.ModuleList(layers)
         bound = math.sqrt(6 / (size + size))
@@ -90,6 +93,18 @@ class CrossNet(nn.Module):
         for layer in self.layers:
             x_BMH = torch.addcmul(x_BMH, x0_BMH, layer(x_BMH))
         return x_BMH
+
+
+def cut_hidden(hidden_sizes: Sequence[int]) -> tuple[int, list[int]]:
+    """Widths of an MLP -> that of the set-specific projection, its first hidden layer, and those of the shared rest.
+
+    Raises:
+        ValueError: there is no hidden layer.
+    """
+    if not hidden_sizes:
+        raise ValueError("hidden_sizes=[]: expected one width or more; the first is the projection of each set")
+    width, *shared_sizes = hidden_sizes
+    return width, shared_sizes
 
 
 def pair_indices(num_fields: int) -> Tensor:

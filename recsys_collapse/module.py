@@ -86,9 +86,8 @@ class CTRModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """To a norm over all parameters; also where tables have sparse gradients, which torch's own does not take."""
-        if not any(table.sparse for table in self.backbone.tables()) or gradient_clip_val is None:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """To a norm over all parameters, sparse gradients and fused optimizers included, which Lightning refuses."""
+        if gradient_clip_val is None:
             return
         values = []
         for parameter in self.parameters():

@@ -97,17 +97,22 @@ def check_targets(jobs: list[Job]) -> None:
     from recsys_collapse.build import build, check
 
     for job in jobs:
-        check(job.config.optimizer, "optimizer")
         for name, node in job.config.callback.items():
             check(node, f"callback.{name}")
+    for config in {str(job.config.optimizer): job.config for job in jobs}.values():
+        check(config.optimizer, "optimizer")
+        from recsys_collapse.optimizer.trial import trial_step
+
+        trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))
     parts = ("model", "embed", "regularizer")
     different = {str([job.config[part] for part in parts]): job.config for job in jobs}
     for config in different.values():
-        from recsys_collapse.cost import outline  # torch takes seconds
+        from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
 
         name = config.model.name
         try:
             backbone = outline(config, [2, 3, 4])  # some fields: what is asked is only whether its options fit together
+            flops_per_sample(backbone)  # a forward pass of shapes
         except Exception as error:  # whatever a user's backbone raises
             raise ValueError(f"model.backbone ({name}) cannot be built: {error}") from error
         if "_target_" in config.regularizer:

@@ -81,6 +81,8 @@ def train(job: Job) -> dict[str, Any]:
     try:
         records = EpochRecords(len(store.splits["train"]))
         trainer = make_trainer(config, job.run_dir, [records], loggers)
+        if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+            raise ValueError("trainer.precision=16-mixed: a CPU has bf16-mixed only; use that, or a GPU")
         store = resident(store, trainer.strategy.root_device, source.device_resident)
         fit(trainer, module, store, config)
         result = conclude(job, trainer, module, store, records)

@@ -17,7 +17,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.cost import parameter_counts
-from recsys_collapse.layers import pair_indices
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.spectrum import field_grams, set_grams
 from tests import reference
@@ -259,10 +258,10 @@ def test_linear_interactions_refuse_several_sets(name: str) -> None:
         make(name, num_sets=2)
 
 
-@pytest.mark.parametrize("name", ["ffm", "fm:first_order", "ipnn", "nfwfm"])
+@pytest.mark.parametrize("name", ["ffm", "fm", "fm:first_order", "ipnn", "nfwfm"])
 def test_pairs_need_two_fields(name: str) -> None:
     with pytest.raises(ValueError, match=r"1 field: .* model=dnn"):
-        make_empty(name, "se", 1, [5]) if name != "fm:first_order" else pair_indices(1)
+        make_empty(name, "se", 1, [5])
 
 
 @pytest.mark.parametrize(("model", "num_fields", "embed"), DENSE)

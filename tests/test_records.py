@@ -196,18 +196,22 @@ def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
     assert {cell.other for cell in found} == {()}
 
 
-def test_a_name_stands_for_the_options_of_a_section() -> None:
-    """Unless runs of one name differ in them."""
-    adam, other = result(), result(optimizer="adagrad")
-    other["identity"]["optimizer"] = {"table": {"lr": 0.1}}
-    adam["optimizer"] = "adam"
-    assert [cell.other for cell in table.cells([adam, other])] == [
-        (("optimizer", "adagrad"),),
-        (("optimizer", "adam"),),
-    ]
+def test_a_name_stands_for_the_options_of_a_section(tmp_path: Path) -> None:
+    """Only options in which runs of one name differ stand beside it."""
+    adam, other = result(optimizer="adam"), result(optimizer="adagrad")
+    other["identity"]["optimizer"] = {"table": {"lr": 0.1}, "dense": {"lr": 0.1}}
+    found = [cell.other for cell in table.cells([adam, other])]
+    assert found == [(("optimizer", "adagrad"),), (("optimizer", "adam"),)]
     faster = result(lr=0.01, optimizer="adam")
-    keys = [[key for key, _ in cell.other] for cell in table.cells([adam, other, faster])]
-    assert keys == [["optimizer.lr", "optimizer.name", "optimizer.table.lr"]] * 3
+    found = [cell.other for cell in table.cells([adam, other, faster])]
+    names = [("–", "adagrad"), ("0.001", "adam"), ("0.01", "adam")]
+    assert sorted(found) == [(("optimizer", name), ("optimizer.lr", lr)) for lr, name in names]
+    slower = result(optimizer="adagrad")
+    slower["identity"]["optimizer"] = {"table": {"lr": 0.2}, "dense": {"lr": 0.2}}
+    table.show(table.sweep_table([adam, other, slower], title=""), tmp_path / "table.txt")
+    text = (tmp_path / "table.txt").read_text()
+    assert all(word in text for word in (" dense.lr ", " table.lr ", " optimizer ", "│ 0.1 ", "│ 0.2 "))
+    assert "…" not in text
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:

@@ -67,7 +67,8 @@ class EpochRecords(lightning.Callback):
             "passes": done / self.num_rows,
             "step": trainer.global_step,
             **{name: value if value is not None and math.isfinite(value) else None for name, value in values.items()},
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],  # of the table
+            "lr_dense": trainer.optimizers[0].param_groups[-1]["lr"],
             "rows": rows,
             "train_seconds": seconds,
         }

@@ -5,6 +5,7 @@ Shapes: B batch, N fields.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -62,13 +63,14 @@ class Batches:
         return len(self._of_the_piece())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rows, numbers = self.rows, self._of_the_piece()
+        numbers, last = self._of_the_piece(), self._batches_of_a_pass() - 1
+        start = numbers.start * self.batch_size
+        stop = len(self.rows) if numbers.stop > last else numbers.stop * self.batch_size
+        rows = self.rows[start:stop]
         if self.order is not None:
-            rows = rows.index_select(0, self.order(len(rows)).to(rows.device))
-        last = self._batches_of_a_pass() - 1
-        for number in numbers:
-            start = number * self.batch_size
-            rows_B = rows[start:] if number == last else rows[start : start + self.batch_size]
+            rows = self.rows.index_select(0, self.order(len(self.rows))[start:stop].to(self.rows.device))
+        ends = [(i + 1) * self.batch_size for i in range(len(numbers) - 1)]
+        for rows_B in torch.tensor_split(rows, ends):
             yield self.store.ids.index_select(0, rows_B), self.store.labels.index_select(0, rows_B)
 
 
@@ -85,11 +87,12 @@ def train_counts(store: Store) -> Tensor:
 def shuffled(seed: int, epoch: Callable[[], int]) -> Callable[[int], Tensor]:
     """An order for `Batches`: a permutation that depends on the seed and on the pass running when it is asked for."""
 
-    def order(num_rows: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive(seed, "order", epoch()))
+    @lru_cache(maxsize=1)  # the pieces of a pass share it
+    def permutation(num_rows: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive(seed, "order", number))
         return torch.randperm(num_rows, generator=generator, dtype=torch.int32)  # the order does not depend on the type
 
-    return order
+    return lambda num_rows: permutation(num_rows, epoch())
 
 
 def resident(store: Store, device: torch.device, wanted: str | bool) -> Store:

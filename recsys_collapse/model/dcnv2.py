@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import CrossNet, Projection
+from recsys_collapse.layers import CrossNet, Projection, cut_hidden
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -36,7 +36,7 @@ class DCNv2(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        in_size, (width, *shared_sizes) = len(cardinalities) * embed_size, hidden_sizes
+        in_size, (width, shared_sizes) = len(cardinalities) * embed_size, cut_hidden(hidden_sizes)
         cross = CrossNet(num_sets, in_size, num_cross_layers)
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),

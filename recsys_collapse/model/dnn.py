@@ -6,7 +6,7 @@ from torch import nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import Projection
+from recsys_collapse.layers import Projection, cut_hidden
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -30,7 +30,7 @@ class DNN(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        in_size, (width, *shared_sizes) = len(cardinalities) * embed_size, hidden_sizes
+        in_size, (width, shared_sizes) = len(cardinalities) * embed_size, cut_hidden(hidden_sizes)
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),
             nn.Sequential(nn.Flatten(2), Projection(num_sets, in_size, width, dropout)),

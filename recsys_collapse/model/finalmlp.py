@@ -6,7 +6,7 @@ from torch import nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import BilinearHead
-from recsys_collapse.layers import Concat, Projection
+from recsys_collapse.layers import Concat, Projection, cut_hidden
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -33,7 +33,8 @@ class FinalMLP(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        sizes = (len(cardinalities) * embed_size, *hidden_sizes)
+        width, deeper = cut_hidden(hidden_sizes)
+        sizes = (len(cardinalities) * embed_size, width, *deeper)
 
         def stream() -> nn.Module:
             pairs = zip(sizes, hidden_sizes, strict=False)

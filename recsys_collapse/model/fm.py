@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding, FirstOrder
 from recsys_collapse.head import ScalarHead
+from recsys_collapse.layers import pair_indices
 from recsys_collapse.model.backbone import Backbone, refuse_sets
 
 
@@ -24,19 +25,20 @@ class FM(Backbone):
     """I = sum of the pairs' inner products, h of the paper's equation; F = that plus a bias.
 
     Args:
-        cardinalities: D_i of every field.
+        cardinalities: D_i of every field, two or more.
         num_sets: M = 1: the interaction has no non-linearity.
         embed_size: K.
         first_order: one weight per id is added, as factorisation machines usually have it; the paper's have not.
 
     Raises:
-        ValueError: more than one embedding set.
+        ValueError: more than one embedding set, or a single field.
     """
 
     def __init__(
         self, cardinalities: Sequence[int], num_sets: int, embed_size: int, *, first_order: bool = False
     ) -> None:
         refuse_sets("fm", num_sets)
+        pair_indices(len(cardinalities))  # one field has no pair
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),
             PairSum(),

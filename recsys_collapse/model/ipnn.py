@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import Concat, Projection, pair_indices
+from recsys_collapse.layers import Concat, Projection, cut_hidden, pair_indices
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -55,7 +55,7 @@ class IPNN(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        num_fields, (width, *shared_sizes) = len(cardinalities), hidden_sizes
+        num_fields, (width, shared_sizes) = len(cardinalities), cut_hidden(hidden_sizes)
         product = InnerProduct(num_fields)
         signals = Concat(nn.Flatten(2), product) if linear_signal else product
         size = len(product.place_P) + linear_signal * num_fields * embed_size

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import GroupedBatchNorm, Projection, pair_indices
+from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices
 from recsys_collapse.model.backbone import Backbone
 
 PAIRS = ("full", "upper")
@@ -82,7 +82,7 @@ class NFwFM(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        width, *shared_sizes = hidden_sizes
+        width, shared_sizes = cut_hidden(hidden_sizes)
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),
             nn.Sequential(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import CINHead
-from recsys_collapse.layers import Concat, Projection
+from recsys_collapse.layers import Concat, Projection, cut_hidden
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -19,7 +19,7 @@ class CINLayer(nn.Module):
     """x'_o = ReLU( sum_{n,i} W_{o,n,i} x0_n * x_i + b_o ), element by element, in every set.
 
     `weight` is (M, O, N, I), `bias` (M, O). Each set starts as `nn.Conv1d` over the N*I products does, and equals it;
-    that one would hold all products, (B, N*I, K), where this holds (B, K, O, N).
+    that one would hold all products, (B, N*I, K), where this holds (B, K, O, N): less in the first layer, where I = N.
     """
 
     def __init__(self, num_sets: int, num_fields: int, in_maps: int, out_maps: int) -> None:
@@ -42,6 +42,8 @@ class CIN(nn.Module):
 
     def __init__(self, num_sets: int, num_fields: int, maps: Sequence[int]) -> None:
         super().__init__()
+        if not maps:
+            raise ValueError("maps=[]: expected the number of feature maps of one CIN layer or more")
         sizes = zip((num_fields, *maps), maps, strict=False)
         self.layers = nn.ModuleList(CINLayer(num_sets, num_fields, *pair) for pair in sizes)
 
@@ -79,7 +81,7 @@ class XDeepFM(Backbone):
         hidden_sizes: Sequence[int] = (400, 400),
         dropout: float = 0.2,
     ) -> None:
-        num_fields, (width, *shared_sizes) = len(cardinalities), hidden_sizes
+        num_fields, (width, shared_sizes) = len(cardinalities), cut_hidden(hidden_sizes)
         deep = nn.Sequential(nn.Flatten(2), Projection(num_sets, num_fields * embed_size, width, dropout))
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),

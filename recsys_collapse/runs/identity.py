@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from recsys_collapse.config import Config, plain
 
-LABELS = ("name", "bytes_per_weight")  # of optimizer and regularizer: they say something and change nothing
 NUMERICS_VERSION = 1  # raise when the same config and data give other numbers than before
 
 
@@ -20,7 +19,7 @@ def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
     found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
     found["callback"] = {k: v for k, v in found["callback"].items() if not (v or {}).get("measures_only")}
     for section in ("optimizer", "regularizer"):
-        found[section] = {k: v for k, v in found[section].items() if k not in LABELS}
+        found[section] = {k: v for k, v in found[section].items() if k not in _labels(found[section])}
     return _canonical(found)
 
 
@@ -50,6 +49,12 @@ def run_name(config: DictConfig, run_id: str) -> str:
         run_id[:8],
     )
     return "-".join(names)
+
+
+def _labels(node: dict[str, Any]) -> tuple[str, ...]:
+    """Keys that say something and change nothing; a user's own class may take `name` as an option."""
+    own = str(node.get("_target_", "torch.")).startswith(("torch.", "recsys_collapse."))
+    return ("name", "bytes_per_weight") if own else ("bytes_per_weight",)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

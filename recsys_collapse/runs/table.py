@@ -7,7 +7,7 @@ import csv
 import fcntl
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ SCALARS = (
     "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample",
     "wall_seconds", "samples_per_second", "code_version",
 )  # fmt: skip
-WIDTH = 190  # characters of a whole table
 NAMED = ("optimizer", "regularizer")  # sections that a name stands for
 CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
@@ -132,7 +131,7 @@ def _described(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys that tell apart runs of the same model, scale and embed; a section's name instead of its keys if it does."""
+    """Keys that tell apart runs of the same model, scale and embed; those of a section only within its name."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for result in results:
         group = (result["dataset"], result["model"], result["scale"], result["embed"])
@@ -146,21 +145,38 @@ def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
     }
     for section in NAMED:
         inside = {key for key in keys if key.startswith(f"{section}.")}
-        contents: dict[tuple[Any, ...], set[str]] = {}
-        for group, flats in groups.items():
-            for flat in flats:
-                content = str([flat.get(key) for key in sorted(inside)])
-                contents.setdefault((*group, flat[section]), set()).add(content)
-        named = all(len(found) == 1 for found in contents.values())
-        keys -= inside if named else {section}
+        keys -= {key for key in inside if not _varies_within(key, section, groups.values())}
     return sorted(keys - {"seed"})
+
+
+def _varies_within(key: str, section: str, groups: Iterable[list[dict[str, Any]]]) -> bool:
+    """Whether runs of one model, scale and embed whose section has the same name differ in this key of it."""
+    found: dict[tuple[int, Any], set[str]] = {}
+    for number, flats in enumerate(groups):
+        for flat in flats:
+            found.setdefault((number, flat[section]), set()).add(str(flat.get(key)))
+    return any(len(values) > 1 for values in found.values())
+
+
+def _headers(keys: Sequence[str]) -> list[str]:
+    """The last words of dotted keys, as many as tell them apart."""
+    found = []
+    for key in keys:
+        words = key.split(".")
+        length = next(n for n in range(1, len(words) + 1) if _alone(words[-n:], key, keys))
+        found.append(".".join(words[-length:]))
+    return found
+
+
+def _alone(ending: list[str], key: str, keys: Sequence[str]) -> bool:
+    return not any(other != key and other.split(".")[-len(ending) :] == ending for other in keys)
 
 
 def sweep_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     """The comparison of single- and multi-embedding at each scale; mean and sd over n seeds."""
     grouped = cells(results)
     many = len({cell.dataset for cell in grouped}) > 1
-    other = [key.rpartition(".")[2] for key, _ in next(iter(grouped)).other]
+    other = _headers([key for key, _ in next(iter(grouped)).other])
     table = Table(title=title, caption=CAPTION)
     texts = [*(["dataset"] if many else []), "model", "scale", "embed", *other]
     numbers = ("n", "test AUC", "test logloss", "val AUC",
@@ -214,13 +230,15 @@ def spread(values: Sequence[float | None], digits: int) -> str:
 
 def show(table: Table, path: Path) -> None:
     """Print the table, and keep it as text at `path`."""
-    wide = Console(width=WIDTH, record=True, file=io.StringIO())
+    unlimited = Console(width=10_000, file=io.StringIO())
+    width = Measurement.get(unlimited, unlimited.options, table).maximum
+    wide = Console(width=width, record=True, file=io.StringIO())
     wide.print(table)
     write_text(path, wide.export_text())
     console = Console()
     if not console.is_terminal:
-        console = Console(width=WIDTH)  # a log file has no width; do not cut numbers
-    elif Measurement.get(console, console.options.update(max_width=WIDTH), table).maximum > console.width:
+        console = Console(width=width)  # a log file has no width; do not cut numbers
+    elif width > console.width:
         table.columns = [column for column in table.columns if column.header not in WIDE_ONLY]
         table.caption = f"all columns: {path}"
     console.print(table)
