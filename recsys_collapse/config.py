@@ -189,15 +189,14 @@ def validate(config: Any) -> None:
             raise ValueError(f"{key}={value}: expected a number above 0{below}, or null")
     if config.trainer.precision == "16-mixed" and config.init == Init.normal:
         raise ValueError(
-            "init=normal with trainer.precision=16-mixed: products of embeddings of 1e-4 are below what float16 can hold: "
-            "use trainer.precision=bf16-mixed"
+            "init=normal with trainer.precision=16-mixed: products of embeddings of 1e-4 are below what float16 can "
+            "hold: use trainer.precision=bf16-mixed"
         )
-    for key, kind in {"optimizer.sparse_gradients": bool, "optimizer.bytes_per_weight": int}.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and (type(value) is not kind or (kind is int and value < 1)):
-            raise ValueError(
-                f"{key}={value}: expected {'true or false' if kind is bool else 'an integer of 1 or more'}"
-            )
+    if not isinstance(sparse := OmegaConf.select(config, "optimizer.sparse_gradients", default=False), bool):
+        raise ValueError(f"optimizer.sparse_gradients={sparse}: expected true or false")
+    size = OmegaConf.select(config, "optimizer.bytes_per_weight", default=1)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"optimizer.bytes_per_weight={size}: expected an integer of 1 or more")
     if config.trainer.precision == "16-mixed" and config.trainer.gradient_clip and config.optimizer.get("fused"):
         raise ValueError(
             f"trainer.gradient_clip={config.trainer.gradient_clip} with trainer.precision=16-mixed: a fused optimizer "

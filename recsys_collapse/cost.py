@@ -54,7 +54,7 @@ def flops_per_sample(backbone: Backbone) -> int:
 
 
 def training_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> dict[str, int]:
-    """Bytes of `embedding` and `dense` parameters in float32, with their gradients and what the optimizer keeps of them.
+    """Bytes of `embedding` and `dense` parameters in float32, with gradients and what the optimizer keeps of them.
 
     `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam. While
     a checkpoint is written there is a copy of the weights: in the place of a dense gradient, or beside the rest.

@@ -19,4 +19,4 @@ def trial_step(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], sp
         make([{"params": [table], "num_sets": 1}, {"params": [other]}]).step()
     except Exception as error:  # whatever a user's optimizer raises
         kind = "sparse" if sparse_gradients else "dense"
-        raise ValueError(f"optimizer: cannot take a step with {kind} gradients of the tables: {error}") from error
+        raise ValueError(f"optimizer: no step with {kind} gradients of the tables: {error}") from error
