@@ -160,6 +160,12 @@ def validate(config: Any) -> None:
     for field_ in fields(Config):
         if field_.name not in config:
             raise ValueError(f"{field_.name} is not set: the key is needed; give it a value instead of removing it")
+    sections = {"model": ModelConfig, "embed": EmbedConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+    for section, schema in sections.items():
+        known = {field_.name for field_ in fields(schema)}
+        for key in config[section]:
+            if key not in known:
+                raise ValueError(f"{section}.{key}: no such key; {section} has {', '.join(sorted(known))}")
     lowest = {
         "scale": 1,
         "embed.num_sets": 1,
@@ -202,7 +208,8 @@ def validate(config: Any) -> None:
             f"trainer.gradient_clip={config.trainer.gradient_clip} with trainer.precision=16-mixed: a fused optimizer "
             "takes scaled gradients, which cannot be clipped: use trainer.precision=bf16-mixed or optimizer.fused=false"
         )
-    weight = OmegaConf.select(config, "regularizer.weight", default=0)
+    own = str(config.regularizer.get("_target_")).startswith("recsys_collapse.")
+    weight = config.regularizer.get("weight", 0) if own else 0
     if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise ValueError(f"regularizer.weight={weight}: expected a number of 0 or more")
     for key in ("output_dir", "store_dir"):

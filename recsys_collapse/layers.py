@@ -99,10 +99,12 @@ def cut_hidden(hidden_sizes: Sequence[int]) -> tuple[int, list[int]]:
     """Widths of an MLP -> that of the set-specific projection, its first hidden layer, and those of the shared rest.
 
     Raises:
-        ValueError: there is no hidden layer.
+        ValueError: there is no hidden layer, or one without a unit.
     """
-    if not hidden_sizes:
-        raise ValueError("hidden_sizes=[]: expected one width or more; the first is the projection of each set")
+    if min(hidden_sizes, default=0) < 1:
+        raise ValueError(
+            f"hidden_sizes={list(hidden_sizes)}: expected one width or more, each 1 or more; the first projects"
+        )
     width, *shared_sizes = hidden_sizes
     return width, shared_sizes
 

@@ -19,23 +19,37 @@ RUNTIME = ("name", "accelerator", "threads", "progress_bar", "eval_batch_size", 
 
 def differences(config: DictConfig) -> list[str]:
     """What is not as in the paper, one `key: value here instead of value there` each; empty if nothing is."""
-    paper: dict[str, Any] = {"init": Config().init.name, "match": Config().match.name}
-    here: dict[str, Any] = {"init": config.init.name, "match": config.match.name}
-    options = {group: f"{group}/{name}.yaml" for group, name in DEFAULTS.items()}
+    paper: dict[str, Any] = {"init": Config().init.name, "match": Config().match.name, "split_seed": 0}
+    here: dict[str, Any] = {"init": config.init.name, "match": config.match.name, "split_seed": config.split_seed}
+    folded, base = config.embed.name == "me", config.model.base_size
+    paper |= {
+        "embed.num_sets": config.scale if folded else 1,
+        "embed.embed_size": base * (1 if folded else config.scale),
+    }
+    here |= {"embed.num_sets": config.embed.num_sets, "embed.embed_size": config.embed.embed_size}
+    for group, name in DEFAULTS.items():
+        _compare(config, group, name, paper, here)
     if config.model.name in PAPER_MODELS:
-        options["model"] = f"model/{config.model.name}.yaml"
+        _compare(config, "model", config.model.name, paper, here)
     else:
-        paper["model"], here["model"] = None, config.model.name
-    for group, path in options.items():
-        papers = OmegaConf.load(config_dir() / path)
-        assert isinstance(papers, DictConfig)
-        if papers.get("_target_") == config[group].get("_target_"):
-            paper |= _settings(papers, group)
-            here |= _settings(config[group], group)
-        else:  # another thing altogether: its options do not compare
-            paper[group], here[group] = papers.name, config[group].get("name") or config[group]["_target_"]
+        paper["model"], here["model"] = "one of the paper", config.model.name
+    changing = [name for name, node in config.callback.items() if not node.get("measures_only")]
+    here |= {f"callback.{name}": "present" for name in changing}
     keys = sorted(key for key in paper.keys() | here.keys() if paper.get(key) != here.get(key))
     return [f"{key}: {_shown(here.get(key))} instead of {_shown(paper.get(key))}" for key in keys]
+
+
+def _compare(config: DictConfig, group: str, name: str, paper: dict[str, Any], here: dict[str, Any]) -> None:
+    """Add a group's settings; if it is another thing than the paper's, its name and what was changed in its own file."""
+    folder, node = config_dir() / group, config[group]
+    papers = OmegaConf.load(folder / f"{name}.yaml")
+    assert isinstance(papers, DictConfig)
+    if papers.get("_target_") != node.get("_target_"):
+        paper[group], here[group] = name, node.get("name") or node["_target_"]
+        own = folder / f"{here[group]}.yaml"
+        papers = OmegaConf.load(own) if own.is_file() else node
+    paper |= _settings(papers, group)
+    here |= _settings(node, group)
 
 
 def _settings(node: Any, group: str) -> dict[str, Any]:

@@ -115,8 +115,10 @@ def check_targets(jobs: list[Job]) -> None:
             flops_per_sample(backbone)  # a forward pass of shapes
         except Exception as error:  # whatever a user's backbone raises
             raise ValueError(f"model.backbone ({name}) cannot be built: {error}") from error
-        if "_target_" in config.regularizer:
+        if str(config.regularizer.get("_target_")).startswith("recsys_collapse."):
             build(config.regularizer, "regularizer", backbone=backbone)
+        elif "_target_" in config.regularizer:  # a user's may need the fields as they are
+            check(config.regularizer, "regularizer", "backbone")
 
 
 def conclude(plan: Plan) -> int:

@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the backbone projects no field pairs.
         """
-        raise ValueError(f"{type(self).__name__} has no pair projections W_(i->j); dcnv2 has")
+        raise ValueError(f"{type(self).__name__} has no pair projections W_(i->j); model=dcnv2 has")
 
     def sub_gram(self, gram_MNKK: Tensor) -> Tensor:
         """Gram matrices of the sub-embeddings E_i^{->j}, (M, N, N, K, K), indexed [m, i, j], from those of E_i^(m).

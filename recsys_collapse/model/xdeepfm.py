@@ -42,8 +42,8 @@ class CIN(nn.Module):
 
     def __init__(self, num_sets: int, num_fields: int, maps: Sequence[int]) -> None:
         super().__init__()
-        if not maps:
-            raise ValueError("maps=[]: expected the number of feature maps of one CIN layer or more")
+        if min(maps, default=0) < 1:
+            raise ValueError(f"maps={list(maps)}: expected the feature maps of one CIN layer or more, each at least 1")
         sizes = zip((num_fields, *maps), maps, strict=False)
         self.layers = nn.ModuleList(CINLayer(num_sets, num_fields, *pair) for pair in sizes)
 

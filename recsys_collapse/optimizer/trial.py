@@ -16,7 +16,11 @@ def trial_step(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], sp
     table.grad = torch.ones(2, 2).to_sparse(1) if sparse_gradients else torch.ones(2, 2)
     other.grad = torch.ones(1)
     try:
-        make([{"params": [table], "num_sets": 1}, {"params": [other]}]).step()
+        optimizer = make([{"params": [table], "num_sets": 1}, {"params": [other]}])
     except Exception as error:  # whatever a user's optimizer raises
+        raise ValueError(f"optimizer: cannot be built: {error}") from error
+    try:
+        optimizer.step()
+    except Exception as error:
         kind = "sparse" if sparse_gradients else "dense"
         raise ValueError(f"optimizer: no step with {kind} gradients of the tables: {error}") from error
