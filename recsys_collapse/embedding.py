@@ -67,6 +67,8 @@ class FieldEmbedding(nn.Module):
         """
         if init not in INITS:
             raise ValueError(f"init={init}: expected one of {', '.join(INITS)}")
+        if self.weight.is_meta:  # an outline has no numbers
+            return
         fields = self.field_slices if init == "xavier_field" else [slice(0, len(self.weight))]
         for columns_DK in self.weight.split(self.embed_size, dim=1):
             for rows in fields:

@@ -112,7 +112,7 @@ class CTRModule(lightning.LightningModule):
         self._unread.append(torch.stack([loss.detach(), penalty.detach()]) * len(y_B))
         self.rows += len(y_B)
         if self.device.type == "cpu" or len(self._unread) == STEPS_BETWEEN_CHECKS:
-            self._read_losses()
+            self._read_losses(self.global_step + 1)
         return loss if self.regularizer is None else loss + penalty
 
     def _penalty(self, stages: Stages) -> Tensor:
@@ -122,10 +122,13 @@ class CTRModule(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             return self.regularizer(self.backbone, stages).to(torch.float32)
 
-    def _read_losses(self) -> None:
-        """Add losses and penalties since the last call to the epoch's sums; stop at the first that is not finite."""
+    def _read_losses(self, steps: int) -> None:
+        """Add losses and penalties since the last call to the epoch's sums; stop at the first that is not finite.
+
+        `steps` is the number of training steps begun so far: Lightning counts one when it is done.
+        """
         found_S2 = torch.stack(self._unread).double().cpu()
-        first_step = self.global_step + 1 - len(found_S2)
+        first_step = steps - len(found_S2)
         self._unread.clear()
         wrong = (~found_S2.isfinite()).any(dim=1).nonzero().flatten().tolist()
         if wrong:
@@ -137,7 +140,7 @@ class CTRModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         if self._unread:  # before a best checkpoint could be taken from them
-            self._read_losses()
+            self._read_losses(self.global_step)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x_BN, y_B = batch

@@ -40,7 +40,7 @@ def differences(config: DictConfig) -> list[str]:
 
 
 def _compare(config: DictConfig, group: str, name: str, paper: dict[str, Any], here: dict[str, Any]) -> None:
-    """Add a group's settings; if it is another thing than the paper's, its name and what was changed in its own file."""
+    """Add a group's settings; if it is not the paper's at all, its name and what was changed in its own file."""
     folder, node = config_dir() / group, config[group]
     papers = OmegaConf.load(folder / f"{name}.yaml")
     assert isinstance(papers, DictConfig)

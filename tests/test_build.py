@@ -1,14 +1,17 @@
 """From a config node to an object: what fits is built, and what does not names its key before anything is built."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from recsys_collapse import run
 from recsys_collapse.build import build, check
 
 
@@ -204,3 +207,61 @@ def test_what_a_target_refuses_comes_through() -> None:
     """The message of the class, not Hydra's wrapping of it."""
     with pytest.raises(ValueError, match=r"^dataset\.count=3: expected a smaller one$"):
         build(node(fails, count=3), "dataset")
+
+
+# A target within a target
+
+SPLIT = [
+    "_target_=recsys_collapse.optimizer.split.Split",
+    "_partial_=true",
+    "name=n",
+    "sparse_gradients=true",
+    "table._target_=torch.optim.SparseAdam",
+    "table._partial_=true",
+    "table.name=n",
+    "dense._target_=torch.optim.Adam",
+    "dense._partial_=true",
+    "dense.lr=0.5",
+]
+
+
+def test_targets_within_a_target_are_built() -> None:
+    """Without their labels."""
+    make = build(OmegaConf.from_dotlist([*SPLIT, "table.lr=0.25"]), "optimizer")
+    weights = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
+    made = make([{"params": weights[:1], "num_sets": 1}, {"params": weights[1:]}])
+    assert [group["lr"] for group in made.param_groups] == [0.25, 0.5]
+    assert [type(inner) for inner in (made.table, made.dense)] == [torch.optim.SparseAdam, torch.optim.Adam]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("table.lrr=1", "optimizer.table.lrr=1: unknown option; did you mean optimizer.table.lr?"),
+        (
+            "dense.weight_deca=1",
+            "optimizer.dense.weight_deca=1: unknown option; did you mean optimizer.dense.weight_decay?",
+        ),
+        ("tabel.lr=1", "optimizer.tabel={'lr': 1}: unknown option; did you mean optimizer.table?"),
+        ("table.lr=fast", "optimizer.table.lr=fast: expected "),
+        ("table._target_=torch.optim.SparseAdm", "optimizer.table._target_=torch.optim.SparseAdm: cannot be imported"),
+    ],
+)
+def test_a_wrong_option_within_is_refused_with_its_whole_key(word: str, said: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        check(OmegaConf.from_dotlist([*SPLIT, word]), "optimizer")
+    assert str(refusal.value).startswith(said)
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_a_wrong_option_within_stops_the_command_before_anything_runs(
+    tmp_path: Path, monkeypatch, capsys, plus: str
+) -> None:
+    """As a key that there is not, and as one that is added all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run", "-m", "optimizer=sparse_adam", "seed=0,1", f"{plus}optimizer.table.lrr=1"])
+    monkeypatch.setattr(run, "run_jobs", lambda: pytest.fail("something runs"))
+    assert run.main() == 2
+    said = capsys.readouterr().err
+    assert "optimizer.table.lrr=1: " in said and "did you mean optimizer.table.lr?" in said
+    assert list(tmp_path.iterdir()) == []

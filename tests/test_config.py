@@ -121,6 +121,8 @@ def test_what_decides_the_numbers_is_in_the_identity() -> None:
     marked = {key for key, (is_marked, _) in LEAVES.items() if is_marked}
     assert {"model.backbone", "embed.num_sets", "embed.embed_size", "optimizer", "init", "seed", "split_seed"} < marked
     assert {f"trainer.{name}" for name in ("batch_size", "max_epochs", "patience", "precision")} < marked
+    assert {f"trainer.{name}" for name in ("gradient_clip", "lr_plateau", "evaluations_per_epoch")} < marked
+    assert {"regularizer", "callback"} < marked
 
 
 def test_identity_follows_data_and_numerics(config: DictConfig, monkeypatch) -> None:

@@ -15,10 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_collapse.dataset import batches as batches_module
 from recsys_collapse.dataset import build as build_module
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset import store as store_module
-from recsys_collapse.dataset.batches import Batches, shuffled
+from recsys_collapse.dataset.batches import Batches, shuffled, train_counts
 from recsys_collapse.dataset.encode import build_vocabulary
 from recsys_collapse.dataset.source import Rows, Source
 from recsys_collapse.dataset.split import split_rows
@@ -348,6 +349,24 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 0) != [first]
     torch.manual_seed(5)
     assert order(0, 0) == [first], "the global generator matters"
+
+
+@few
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 1000), st.sampled_from([1, 7, 500_000]))
+def test_train_counts_are_numpys(num_rows: int, num_fields: int, seed: int, rows_per_block: int) -> None:
+    """Of training rows alone; ids that none of them has count 0."""
+    rng = np.random.default_rng(seed)
+    cardinalities = rng.integers(1, 9, num_fields)
+    ids = rng.integers(0, cardinalities, (num_rows, num_fields))
+    train, valid = np.split(rng.permutation(num_rows), [rng.integers(0, num_rows + 1)])
+    splits = {"train": torch.tensor(train, dtype=torch.int32), "valid": torch.tensor(valid, dtype=torch.int32)}
+    sizes, id_nN = cardinalities.tolist(), torch.tensor(ids, dtype=torch.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "ROWS_PER_BLOCK", rows_per_block)
+        found = train_counts(Store(Path(), "", [""] * num_fields, sizes, id_nN, torch.zeros(num_rows), splits))
+    expected = [np.bincount(ids[train, i], minlength=size) for i, size in enumerate(sizes)]
+    assert found.dtype == torch.int64
+    assert found.tolist() == np.concatenate(expected).tolist()
 
 
 def test_derived_seeds_are_pinned() -> None:

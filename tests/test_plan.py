@@ -141,6 +141,18 @@ WRONG = {
     "experiment=dmo": ["experiment=dmo: no such option; did you mean experiment=demo?"],
     "protocol=zzz": ["protocol=zzz: no such option; protocol has bars, paper"],
     "model=null": ["model=null", "model has dcnv2, dnn, ffm, finalmlp, fm, ipnn, nfwfm, xdeepfm"],
+    "trainer.gradient_clip=0": ["trainer.gradient_clip=0.0: expected a number above 0, or null"],
+    "trainer.lr_plateau=1": ["trainer.lr_plateau=1.0: expected a number above 0 and below 1, or null"],
+    "trainer.evaluations_per_epoch=0": ["trainer.evaluations_per_epoch=0: expected an integer of 1 or more"],
+    "regularizer=logdet regularizer.weight=-1": ["regularizer.weight=-1: expected a number of 0 or more"],
+    "+trainer.gradient_clp=1": ["trainer.gradient_clp: no such key; trainer has"],
+    "optimizer.bytes_per_weight=abc": ["optimizer.bytes_per_weight=abc: expected an integer of 1 or more"],
+    "+optimizer.sparse_gradients=yes": ["optimizer.sparse_gradients=yes: expected true or false"],
+    "trainer.precision=16-mixed init=normal": ["init=normal", "float16", "bf16-mixed"],
+    "trainer.precision=16-mixed trainer.gradient_clip=1": ["trainer.gradient_clip=1.0", "optimizer.fused=false"],
+    "-m optimizer=sparse_adam,adagrad optimizer.table.lr=0.1 trainer.batchsize=3": [
+        "trainer.batchsize=3: no such key; did you mean trainer.batch_size?"
+    ],
     "scale=abc": ["scale=abc: ", "Integer"],
     "scale=1.5": ["scale=1.5: ", "Integer"],
     "scale=null": ["scale=null: "],

@@ -1,6 +1,8 @@
 """Gram matrix, spectrum and information abundance against numpy's SVD of the table itself."""
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 from recsys_collapse import spectrum
 from recsys_collapse.spectrum import (
     FieldSpectrum,
+    abundance_of_fields,
     field_grams,
     field_spectra,
     information_abundance,
@@ -127,6 +130,100 @@ def test_field_spectra(num_sets: int) -> None:
         assert s.information_abundance == pytest.approx(abundance(svd(block)), abs=1e-6)
         assert s.random == random_information_abundance(*block.shape)
         assert not s.sigma.requires_grad
+
+
+# Some rows only
+
+KEPT = [[0, 2, 3, 4, 7, 8], [9], [], [13, *range(20, 40)]]
+"""Of each field of SLICES; none of the third."""
+
+
+def kept_rows() -> Tensor:
+    kept_D = torch.zeros(40, dtype=torch.bool)
+    kept_D[[row for rows in KEPT for row in rows]] = True
+    return kept_D
+
+
+@few
+@given(st.data(), st.sampled_from([1, 7, 65_536]))
+def test_grams_of_some_rows_are_those_of_a_table_of_these_rows(data: st.DataObject, rows_per_block: int) -> None:
+    kept_D = torch.tensor(data.draw(st.lists(st.booleans(), min_size=40, max_size=40)))
+    weight = table(6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spectrum, "ROWS_PER_BLOCK", rows_per_block)
+        gram_NCC = field_grams(weight, SLICES, kept_D)
+    assert gram_NCC.shape == (4, 6, 6) and gram_NCC.dtype == torch.float64
+    for gram_CC, rows in zip(gram_NCC, SLICES, strict=True):
+        alone = weight[rows][kept_D[rows]].double()
+        torch.testing.assert_close(gram_CC, alone.T @ alone)
+
+
+@pytest.mark.parametrize("num_sets", [1, 3])
+def test_spectra_of_some_rows(num_sets: int) -> None:
+    """Against the singular values of the table with these rows alone; what stands in the others does not matter."""
+    weight, size = table(6), 6 // num_sets
+    weight[~kept_rows()] = torch.nan
+    found = field_spectra(weight, SLICES, num_sets, kept_rows())
+    assert len(found) == (4 if num_sets == 1 else 16)
+    for s in found:
+        columns = (
+            slice(None) if s.embedding_set is None else slice(s.embedding_set * size, (s.embedding_set + 1) * size)
+        )
+        block = weight[KEPT[s.field], columns]
+        assert s.cardinality == len(block) == len(KEPT[s.field])
+        if len(block):
+            expected = torch.linalg.svdvals(block.double())
+            torch.testing.assert_close(s.sigma, expected, rtol=1e-6, atol=1e-7)
+            assert s.information_abundance == pytest.approx((expected.sum() / expected[0]).item(), abs=1e-6)
+            assert s.random == random_information_abundance(*block.shape)
+
+
+def test_all_rows_are_no_choice() -> None:
+    every = torch.ones(40, dtype=torch.bool)
+    assert torch.equal(field_grams(table(6), SLICES, every), field_grams(table(6), SLICES))
+    for ours, theirs in zip(field_spectra(table(6), SLICES, 3, every), field_spectra(table(6), SLICES, 3), strict=True):
+        assert torch.equal(ours.sigma, theirs.sigma)
+        assert ours._replace(sigma=None) == theirs._replace(sigma=None)
+
+
+def test_a_field_without_a_row_has_no_value() -> None:
+    found = [s for s in field_spectra(table(6), SLICES, 3, kept_rows()) if s.field == 2]
+    assert [s.embedding_set for s in found] == [None, 0, 1, 2]
+    for s in found:
+        assert (s.cardinality, s.sigma.shape) == (0, (0,))
+        assert math.isnan(s.information_abundance) and math.isnan(s.random)
+    nothing = field_spectra(table(6), SLICES, 3, torch.zeros(40, dtype=torch.bool))
+    assert math.isnan(mean_relative(nothing)) and math.isnan(mean_relative(nothing, per_set=True))
+
+
+@pytest.mark.parametrize("num_sets", [1, 3])
+def test_abundance_of_fields(num_sets: int) -> None:
+    """What `result.json` has: JSON values by field name, None where there is no value."""
+    weight, size = table(6), 6 // num_sets
+    weight[SLICES[1]] = 0  # and has no abundance
+    names = ["a", "b", "c", "d"]
+    found = abundance_of_fields(torch.nn.Parameter(weight), SLICES, num_sets, names, kept_rows())
+    assert list(found) == names
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+    def ia(block: Tensor) -> Any:
+        sigma = svd(block) if len(block) else np.zeros(1)
+        return pytest.approx(abundance(sigma), abs=1e-6) if sigma.any() else None
+
+    for i, (rows, kept) in enumerate(zip(SLICES, KEPT, strict=True)):
+        block = weight[rows]
+        assert found[names[i]] == {
+            "whole": ia(block),
+            "per_set": [ia(columns) for columns in block.split(size, dim=1)],
+            "random": random_information_abundance(len(block), 6),
+            "random_per_set": random_information_abundance(len(block), size),
+            "seen": {
+                "rows": len(kept),
+                "whole": ia(weight[kept]),
+                "random": random_information_abundance(len(kept), 6) if kept else None,
+            },
+        }
+    assert found["b"]["whole"] is None and found["c"]["seen"]["whole"] is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])

@@ -1,6 +1,7 @@
 """Why a command line does not compose, in the words of the person who typed it."""
 
 from difflib import get_close_matches
+from itertools import product
 from typing import Any
 
 from hydra.core.object_type import ObjectType
@@ -36,11 +37,11 @@ def _first_wrong(overrides: list[str], loader: Any, config_name: str) -> str | N
     for override in groups:
         if wrong := _wrong_option(override, loader):
             return wrong
-    chosen = [o for o in groups if not o.is_sweep_override()]
-    base = loader.load_configuration(config_name, [o.input_line for o in chosen], run_mode=RunMode.RUN)
-    for override in parsed:
-        if override not in groups and (wrong := _wrong_value(override, base, loader)):
-            return wrong
+    for options in product(*([f"{o.key_or_group}={value}" for value in _values(o)] for o in groups)):
+        base = loader.load_configuration(config_name, list(options), run_mode=RunMode.RUN)
+        for override in parsed:
+            if override not in groups and (wrong := _wrong_value(override, base, loader)):
+                return wrong
     return None
 
 
