@@ -79,8 +79,6 @@ class CrossNet(nn.Module):
 
     def __init__(self, num_sets: int, size: int, num_layers: int) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_cross_layers={num_layers}: expected 1 or more; model=dnn has none")
         layers = [GroupedLinear(num_sets, size, size) for _ in range(num_layers)]
         self.layers = nn.ModuleList(layers)
         bound = math.sqrt(6 / (size + size))

@@ -24,6 +24,9 @@ class DCNv2(Backbone):
         num_cross_layers: L.
         hidden_sizes: widths of the MLP; the first layer is the set-specific projection.
         dropout: probability in every hidden layer.
+
+    Raises:
+        ValueError: no cross layer or no hidden layer.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class DCNv2(Backbone):
         dropout: float = 0.2,
     ) -> None:
         in_size, (width, shared_sizes) = len(cardinalities) * embed_size, cut_hidden(hidden_sizes)
+        if num_cross_layers < 1:
+            raise ValueError(f"num_cross_layers={num_cross_layers}: expected 1 or more; model=dnn has none")
         cross = CrossNet(num_sets, in_size, num_cross_layers)
         super().__init__(
             FieldEmbedding(cardinalities, num_sets, embed_size),
