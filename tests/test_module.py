@@ -287,3 +287,31 @@ def test_sparse_gradients_are_clipped_as_dense_ones(
         torch.testing.assert_close(sparse[name], expected, rtol=1e-6, atol=1e-9)
     weight = "embedding.weight"
     assert (free[weight] - dense[weight]).abs().max() > 1e-4, "the clip does not act"
+
+
+def test_clipping_is_that_of_torch(store: Store) -> None:
+    module, twin = (build_module(config("model=dnn", "seed=3"), store) for _ in range(2))
+    x_BN, y_B = store.ids[:20], store.labels[:20].float()
+    for one in (module, twin):
+        (100 * bce(one.backbone(x_BN), y_B)).backward()
+    for own, other in zip(module.parameters(), twin.parameters(), strict=True):
+        other.grad.copy_(own.grad)  # dropout drew other masks
+    norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+    assert norm > 1
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters()), 0.5, "norm")
+    for own, other in zip(module.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_a_fused_optimizer_is_clipped_in_mixed_precision(store: Store, tmp_path: Path) -> None:
+    """Lightning refuses to, though bfloat16 has no scaled gradients."""
+    words = (
+        "trainer.precision=bf16-mixed",
+        "trainer.gradient_clip=1e-3",
+        "trainer.max_epochs=1",
+        "trainer.batch_size=8",
+    )
+    cfg = config("model=dnn", "trainer.accelerator=cpu", *words)
+    assert cfg.optimizer.fused
+    module, records = train(cfg, store, tmp_path)
+    assert module.global_step == 4 and len(records.records) == 2
