@@ -14,11 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import plain
 
-LABELS = (
-    "measures_only",
-    "sparse_gradients",
-    "bytes_per_weight",
-)  # keys of a node that are about it and not for its target
+# Keys of a node that are about it and not for its target.
+LABELS = ("measures_only", "sparse_gradients", "bytes_per_weight")
 
 
 def build(node: DictConfig, key: str, **given: Any) -> Any:

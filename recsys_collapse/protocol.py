@@ -1,7 +1,8 @@
 """What differs from the paper in a run: said when it starts and kept in its result.
 
 The paper's values stand once, in the options that are chosen by default: conf/trainer/default, conf/optimizer/adam,
-conf/regularizer/none and conf/model/<name>. Data is not looked at: `prepare` says what differs there.
+conf/regularizer/none and conf/model/<name>. Of the data only the seed of the split is looked at: `prepare`
+says what else differs there.
 """
 
 from typing import Any

@@ -94,21 +94,21 @@ def check_targets(jobs: list[Job]) -> None:
     Raises:
         ValueError: names the config key.
     """
+    if not jobs:
+        return
     from recsys_collapse.build import build, check
+    from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
+    from recsys_collapse.optimizer.trial import trial_step
 
     for job in jobs:
         for name, node in job.config.callback.items():
             check(node, f"callback.{name}")
     for config in {str(job.config.optimizer): job.config for job in jobs}.values():
         check(config.optimizer, "optimizer")
-        from recsys_collapse.optimizer.trial import trial_step
-
         trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))
     parts = ("model", "embed", "regularizer")
     different = {str([job.config[part] for part in parts]): job.config for job in jobs}
     for config in different.values():
-        from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
-
         name = config.model.name
         try:
             backbone = outline(config, [2, 3, 4])  # some fields: what is asked is only whether its options fit together

@@ -10,7 +10,6 @@ Shapes: D rows of one field, C = M*K columns of all sets, M embedding sets, N fi
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +27,12 @@ def field_grams(weight: Tensor, field_slices: Sequence[slice], rows_D: Tensor | 
     columns = weight.shape[1]
     gram_NCC = torch.zeros(len(field_slices), columns, columns, dtype=torch.float64, device=weight.device)
     for gram_CC, rows in zip(gram_NCC, field_slices, strict=True):
-        kept = [None] if rows_D is None else rows_D[rows].unsqueeze(1).split(ROWS_PER_BLOCK)
-        for block_DC, kept_D1 in zip(weight[rows].split(ROWS_PER_BLOCK), cycle(kept), strict=False):
-            block_DC = block_DC.double() if kept_D1 is None else torch.where(kept_D1, block_DC.double(), 0.0)
-            gram_CC.addmm_(block_DC.T, block_DC)
+        for start in range(rows.start, rows.stop, ROWS_PER_BLOCK):
+            block = slice(start, min(start + ROWS_PER_BLOCK, rows.stop))
+            e_DC = weight[block].double()
+            if rows_D is not None:
+                e_DC = torch.where(rows_D[block].unsqueeze(1), e_DC, 0.0)
+            gram_CC.addmm_(e_DC.T, e_DC)
     return gram_NCC
 
 

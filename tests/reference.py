@@ -198,8 +198,11 @@ def dnn(
     cardinalities: Sequence[int], num_sets: int, embed_size: int, *, hidden_sizes: Sequence[int], dropout: float
 ) -> Reference:
     width = len(cardinalities) * embed_size
-    deep = lambda: nn.Sequential(nn.Flatten(1), *hidden(width, hidden_sizes[0], dropout))  # noqa: E731
-    return repeat(cardinalities, num_sets, embed_size, deep, mlp_head(hidden_sizes, dropout))
+
+    def interaction() -> nn.Module:
+        return nn.Sequential(nn.Flatten(1), *hidden(width, hidden_sizes[0], dropout))
+
+    return repeat(cardinalities, num_sets, embed_size, interaction, mlp_head(hidden_sizes, dropout))
 
 
 def dcnv2(

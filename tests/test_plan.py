@@ -17,6 +17,10 @@ GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() an
 README = "-m model=dcnv2,dnn scale=1,2,4,10 embed=se,me"
 
 
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch) -> Path:
     """Commands run here, and a plan leaves nothing."""
@@ -140,7 +144,7 @@ WRONG = {
     "callback=[spectrm]": ["callback=spectrm: no such option; did you mean callback=spectrum?"],
     "experiment=dmo": ["experiment=dmo: no such option; did you mean experiment=demo?"],
     "protocol=zzz": ["protocol=zzz: no such option; protocol has bars, paper"],
-    "model=null": ["model=null", "model has dcnv2, dnn, ffm, finalmlp, fm, ipnn, nfwfm, xdeepfm"],
+    "model=null": ["model=null", f"model has {', '.join(options('model'))}"],
     "trainer.gradient_clip=0": ["trainer.gradient_clip=0.0: expected a number above 0, or null"],
     "trainer.lr_plateau=1": ["trainer.lr_plateau=1.0: expected a number above 0 and below 1, or null"],
     "trainer.evaluations_per_epoch=0": ["trainer.evaluations_per_epoch=0: expected an integer of 1 or more"],
@@ -190,10 +194,6 @@ def test_what_is_wrong_is_said(folder: Path, words: str) -> None:
 
 
 # Everything in conf/ composes
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
 def composed(*overrides: str) -> DictConfig:

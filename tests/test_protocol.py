@@ -39,11 +39,11 @@ def config(*overrides: str) -> DictConfig:
 # What differs
 
 
-def test_the_models_of_the_paper_are_those_that_are_here() -> None:
-    assert sorted(PAPER_MODELS) == MODELS
+def test_the_models_of_the_paper_are_here() -> None:
+    assert set(PAPER_MODELS) <= set(MODELS)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PAPER_MODELS)
 def test_nothing_differs_by_default(model: str) -> None:
     assert differences(config(f"model={model}")) == []
 
