@@ -18,7 +18,8 @@ LONGEST = 260
 ALLOWED: dict[str, set[str]] = {
     "layers": set(),
     "embedding": set(),
-    "spectrum": set(),
+    "spectrum": {"spectrum"},
+    "similarity": {"spectrum"},
     "head": set(),
     "seeding": set(),
     "score": set(),

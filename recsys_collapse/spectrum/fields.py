@@ -1,0 +1,208 @@
+"""Spectra and metrics of every field of a fused table: whole, per embedding set, centred, at unit norm per set.
+
+Shapes: D rows of all fields, C = M*K columns of all sets, M embedding sets, N fields, K embedding size per set, R rows
+of a factor, S spectra.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys_collapse.spectrum.gram import Moments, field_moments, set_grams, unit_norm_gram
+from recsys_collapse.spectrum.metrics import spectrum_metrics
+from recsys_collapse.spectrum.random import Reference, grouped_weights, random_metrics
+from recsys_collapse.spectrum.singular import coarse, factor_spectrum, field_factor, singular_spectrum
+
+
+class FieldSpectrum(NamedTuple):
+    """What the spectrum of one field says, for all sets side by side (`embedding_set` None) or for one of them."""
+
+    field: int
+    embedding_set: int | None
+    sigma: Tensor
+    """Singular values, descending, (min(D, columns),) float64 on the CPU; D - 1 instead of D if centred."""
+    metrics: dict[str, float]
+    """Every one of `METRICS`; NaN where it has no value."""
+    reference: Reference
+
+    @property
+    def cardinality(self) -> int:
+        """Rows that count."""
+        return self.reference.rows
+
+    @property
+    def information_abundance(self) -> float:
+        """IA, the paper's Definition 1."""
+        return self.metrics["information_abundance"]
+
+    @property
+    def random(self) -> float:
+        """Mean information abundance of random matrices of this shape; NaN without a row."""
+        return self.random_metrics["information_abundance"]
+
+    @property
+    def random_metrics(self) -> dict[str, float]:
+        """Every metric for random matrices of this shape."""
+        return random_metrics(self.reference)
+
+
+@dataclass(frozen=True)
+class TableSpectra:
+    """A fused table (D, M*K), read once when something is first asked; again only by fields that need QR.
+
+    Args:
+        weight: the table, any floating type, any device.
+        field_slices: the rows of every field.
+        num_sets: M; the columns of set m are m*K to (m+1)*K.
+        row_weight_D: (D,) weights of the rows, 0 or more. Bool: of these rows only, as those that training samples have
+            (others stay where the optimizer leaves them, at initialisation or at zero, and say nothing of what was
+            learned). Frequencies: what lookups see.
+        entries: how the table is initialised, `uniform` or `normal`.
+        exact: QR for fields with singular values that a Gram matrix does not resolve.
+    """
+
+    weight: Tensor
+    field_slices: Sequence[slice]
+    num_sets: int = 1
+    row_weight_D: Tensor | None = None
+    entries: str = "uniform"
+    exact: bool = True
+    _factors: dict[tuple[int, bool], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Gram matrices (N, C, C), sums and counts, float64 on the table's device."""
+        return field_moments(self.weight.detach(), self.field_slices, self.row_weight_D)
+
+    def grams(self, centred: bool = False) -> Tensor:
+        """Gram matrices of all sets side by side, (N, C, C)."""
+        return self.moments.centred_gram() if centred else self.moments.gram_NCC
+
+    def spectra(self, centred: bool = False, unit_norm: bool = False) -> list[FieldSpectrum]:
+        """Spectrum and metrics of every field: whole (D_i, C), then, if M > 1, in every set (D_i, K).
+
+        Args:
+            centred: the (weighted) mean row is taken off first. A mean that all rows share is often harmless, a bias,
+                and alone can halve information abundance.
+            unit_norm: only the whole, after every set is scaled to Frobenius norm 1.
+        """
+        gram_NCC = self.grams(centred)
+        norm_N = _norm(self.moments.gram_NCC)  # not that of the centred rows: rounding is relative to what is summed
+        if unit_norm:
+            unit_NCC = unit_norm_gram(gram_NCC, self.num_sets)
+            norm_N, gram_NCC = norm_N * _norm(unit_NCC) / _norm(gram_NCC), unit_NCC
+        sigma_NC = singular_spectrum(gram_NCC).cpu()
+        rows_N = self.moments.rows_N.cpu()
+        sets = range(self.num_sets if self.num_sets > 1 and not unit_norm else 0)
+        sigma_MNK = singular_spectrum(set_grams(gram_NCC, self.num_sets)).cpu() if sets else None
+        for i in self._unresolved(sigma_NC, rows_N - int(centred), norm_N.cpu()):
+            factor_RC = self._factor(i, int(rows_N[i]), centred)
+            if unit_norm:
+                factor_RC = _unit_norm_factor(factor_RC, self.num_sets)
+            _put(sigma_NC[i], factor_spectrum(factor_RC))
+            if sigma_MNK is not None:
+                _put(sigma_MNK[:, i], factor_spectrum(factor_RC.unflatten(1, (self.num_sets, -1)).movedim(1, 0)))
+        groups = [(None, sigma_NC), *((m, sigma_MNK[m]) for m in sets)] if sigma_MNK is not None else [(None, sigma_NC)]
+        return [spectrum for m, sigma_SC in groups for spectrum in self._described(m, sigma_SC, rows_N, centred)]
+
+    def _unresolved(self, sigma_NC: Tensor, rank_N: Tensor, norm_N: Tensor) -> list[int]:
+        """Fields whose spectrum is to be taken from a factor: those of lower rank than columns, and coarse ones."""
+        size_N = rank_N.clamp(max=sigma_NC.shape[1])
+        wide_N = (rank_N > 0) & (rank_N < sigma_NC.shape[1])
+        return (wide_N | (coarse(sigma_NC, size_N, norm_N) & self.exact)).nonzero().flatten().tolist()
+
+    def _factor(self, i: int, rows: int, centred: bool) -> Tensor:
+        if (i, centred) not in self._factors:
+            mean_C = self.moments.mean_NC()[i] if centred else None
+            weight, own = self.weight.detach(), self.field_slices[i]
+            self._factors[i, centred] = field_factor(weight, own, rows, self.row_weight_D, mean_C).cpu()
+        return self._factors[i, centred]
+
+    def _described(
+        self, embedding_set: int | None, sigma_NC: Tensor, rows_N: Tensor, centred: bool
+    ) -> Iterable[FieldSpectrum]:
+        columns, eps = sigma_NC.shape[1], torch.finfo(self.weight.dtype).eps
+        size_N = (rows_N - int(centred)).clamp(0, columns)
+        inside_NC = torch.arange(columns) < size_N.unsqueeze(1)
+        sigma_NC = torch.where(inside_NC, sigma_NC, 0.0)
+        values = {name: value_N.tolist() for name, value_N in spectrum_metrics(sigma_NC, size_N, eps).items()}
+        for i, (rows, size) in enumerate(zip(rows_N.tolist(), size_N.tolist(), strict=True)):
+            reference = Reference(rows, columns, self.entries, centred, self._weights[i])
+            metrics = {name: value_N[i] for name, value_N in values.items()}
+            yield FieldSpectrum(i, embedding_set, sigma_NC[i, :size], metrics, reference)
+
+    @cached_property
+    def _weights(self) -> list[tuple[tuple[float, int], ...]]:
+        """Row weights of every field in groups; nothing where rows count once or not at all."""
+        if self.row_weight_D is None or self.row_weight_D.dtype == torch.bool:
+            return [()] * len(self.field_slices)
+        return [grouped_weights(self.row_weight_D[rows]) for rows in self.field_slices]
+
+
+def _norm(gram_NCC: Tensor) -> Tensor:
+    """Frobenius norm (N,) of the tables behind Gram matrices."""
+    return gram_NCC.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+
+
+def _put(sigma: Tensor, found: Tensor) -> None:
+    """Overwrite the first of (..., C) with (..., r), r <= C; the others are zero."""
+    sigma.zero_()
+    sigma[..., : found.shape[-1]] = found
+
+
+def _unit_norm_factor(factor_RC: Tensor, num_sets: int) -> Tensor:
+    sets_RMK = factor_RC.unflatten(1, (num_sets, -1))
+    norm_RMK = torch.linalg.vector_norm(sets_RMK, dim=(0, 2), keepdim=True)
+    return torch.where(norm_RMK > 0, sets_RMK / norm_RMK, 0.0).flatten(1)
+
+
+def field_spectra(
+    weight: Tensor, field_slices: Sequence[slice], num_sets: int = 1, row_weight_D: Tensor | None = None
+) -> list[FieldSpectrum]:
+    """Spectrum of every field of a fused table, whole and per set: `TableSpectra(...).spectra()`."""
+    return TableSpectra(weight, field_slices, num_sets, row_weight_D).spectra()
+
+
+def abundance_of_fields(
+    weight: Tensor,
+    field_slices: Sequence[slice],
+    num_sets: int,
+    fields: Sequence[str],
+    seen_D: Tensor,
+    entries: str = "uniform",
+) -> dict[str, dict[str, Any]]:
+    """Information abundance by field name, as `result.json` has it; None where there is no value.
+
+    `whole` (all sets side by side), `per_set`, and `random`, `random_per_set` for random matrices of the same shapes;
+    `seen`: `rows`, `whole` and `random` of the rows `seen_D` (D,) bool alone, those of ids that training samples have.
+    """
+    found: dict[str, dict[str, Any]] = {name: {"per_set": []} for name in fields}
+    for spectrum in TableSpectra(weight, field_slices, num_sets, entries=entries).spectra():
+        field, value = found[fields[spectrum.field]], _known(spectrum.information_abundance)
+        if spectrum.embedding_set is None:
+            field |= {"whole": value, "random": spectrum.random, "random_per_set": spectrum.random}
+        else:
+            field["per_set"].append(value)
+            field["random_per_set"] = spectrum.random
+    for field in found.values():
+        field["per_set"] = field["per_set"] or [field["whole"]]
+    for spectrum in TableSpectra(weight, field_slices, 1, seen_D.to(weight.device), entries).spectra():
+        values = {"whole": _known(spectrum.information_abundance), "random": _known(spectrum.random)}
+        found[fields[spectrum.field]]["seen"] = {"rows": spectrum.cardinality, **values}
+    return found
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def mean_relative(spectra: Iterable[FieldSpectrum], per_set: bool = False) -> float:
+    """Mean over fields of IA / random IA, of the whole or (`per_set`) of the single sets; NaN if no field has one."""
+    ratios = [s.information_abundance / s.random for s in spectra if (s.embedding_set is None) != per_set]
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
+    return sum(ratios) / len(ratios) if ratios else math.nan

@@ -1,0 +1,147 @@
+"""Second moments of embedding tables, in one pass: all that most measures read of a table.
+
+Of the rows e of a field: the Gram matrix G = sum w e e^T (w is 1 without row weights), the sum of w e, and how many
+rows there are. All are sums over rows, so blocks of rows, shards of a table and ranks of a process group merge exactly.
+The squares of the singular values are the eigenvalues of G, its diagonal blocks belong to the embedding sets, and
+centring needs nothing but these sums.
+
+Everything is float64, block by block. A float32 Gram matrix loses every singular value below 3e-4 of the largest; and
+neither TF32 nor autocast touches float64, so that no surrounding setting can change a number.
+
+Shapes: D rows, C columns (all embedding sets beside each other, C = M*K), N fields, B rows of a block.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**27}  # of a float64 block: it stays in a CPU's cache; a GPU needs large ones
+PANEL = 64  # columns; G is symmetric, and half of it is redundant: a panel is multiplied with what is right of it
+
+
+class Moments(NamedTuple):
+    """Sums over the rows of N fields, float64 on the device of the table."""
+
+    gram_NCC: Tensor
+    sum_NC: Tensor
+    weight_N: Tensor
+    """Sum of the row weights."""
+    rows_N: Tensor
+    """Rows whose weight is above 0, int64: what `cardinality` means for the rows that are counted."""
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both sets of rows together."""
+        return Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def all_reduce(self, group: "torch.distributed.ProcessGroup | None" = None) -> "Moments":
+        """The moments of all ranks' rows together, on every rank: for tables whose rows are sharded."""
+        summed = Moments(*(tensor.clone() for tensor in self))
+        for tensor in summed:
+            torch.distributed.all_reduce(tensor, group=group)
+        return summed
+
+    def centred_gram(self) -> Tensor:
+        """Gram matrices (N, C, C) of the rows minus their (weighted) mean row, of rank min(D - 1, C) at most.
+
+        Where the mean is much larger than the spread, rounding leaves 1e-16 of the *uncentred* entries.
+        """
+        return self.gram_NCC - self.sum_NC.unsqueeze(2) * self.mean_NC().unsqueeze(1)
+
+    def mean_NC(self) -> Tensor:
+        """The (weighted) mean row of every field; zero without a row."""
+        return self.sum_NC / self.weight_N.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
+
+
+def row_blocks(
+    table_DC: Tensor, rows: slice, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of a field, float64: (sqrt(w) (B,), sqrt(w) (e - mean) (B, C)). Rows of weight 0 are zero, NaN or not."""
+    size = max(1, BLOCK_BYTES.get(table_DC.device.type, BLOCK_BYTES["cpu"]) // (8 * max(1, table_DC.shape[1])))
+    for start in range(rows.start, rows.stop, size):
+        block = slice(start, min(start + size, rows.stop))
+        e_BC = table_DC[block].double()
+        if mean_C is not None:
+            e_BC = e_BC - mean_C
+        if row_weight_D is None:
+            yield e_BC.new_ones(len(e_BC)), e_BC
+        else:
+            root_B = row_weight_D[block].to(e_BC).sqrt()
+            yield root_B, torch.where(root_B.unsqueeze(1) > 0, e_BC * root_B.unsqueeze(1), 0.0)
+
+
+@torch.no_grad()
+def field_moments(table_DC: Tensor, field_slices: Sequence[slice], row_weight_D: Tensor | None = None) -> Moments:
+    """Moments of every field of a fused table, which is read once.
+
+    Args:
+        table_DC: rows of all fields below each other, any floating type, any device.
+        field_slices: the rows of every field.
+        row_weight_D: weights of 0 or more (bool: which rows count); None: every row counts once.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or there is not one for each row.
+    """
+    if row_weight_D is not None:
+        check_weights(row_weight_D, len(table_DC))
+    columns, num_fields = table_DC.shape[1], len(field_slices)
+    found = Moments(
+        torch.zeros(num_fields, columns, columns, dtype=torch.float64, device=table_DC.device),
+        torch.zeros(num_fields, columns, dtype=torch.float64, device=table_DC.device),
+        torch.zeros(num_fields, dtype=torch.float64, device=table_DC.device),
+        torch.zeros(num_fields, dtype=torch.int64, device=table_DC.device),
+    )
+    for i, rows in enumerate(field_slices):
+        for root_B, e_BC in row_blocks(table_DC, rows, row_weight_D):
+            _add_upper_gram(found.gram_NCC[i], e_BC)
+            found.sum_NC[i].addmv_(e_BC.T, root_B)
+            if row_weight_D is not None:
+                found.weight_N[i] += root_B @ root_B
+                found.rows_N[i] += (root_B > 0).sum()
+        if row_weight_D is None:
+            found.weight_N[i] = found.rows_N[i] = rows.stop - rows.start
+    upper_NCC = found.gram_NCC.triu()
+    return found._replace(gram_NCC=upper_NCC + upper_NCC.triu(1).mT)
+
+
+def _add_upper_gram(gram_CC: Tensor, e_BC: Tensor) -> None:
+    """Add E^T E to the upper triangle (and to some of the lower one)."""
+    columns = e_BC.shape[1]
+    panel = PANEL if e_BC.device.type == "cpu" else columns  # a GPU waits for launches, not for products
+    for start in range(0, columns, max(1, panel)):
+        gram_CC[start : start + panel, start:].addmm_(e_BC[:, start : start + panel].T, e_BC[:, start:])
+
+
+def check_weights(row_weight_D: Tensor, rows: int) -> None:
+    """Row weights must be what a Gram matrix can take.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or there is not one for each row.
+    """
+    if row_weight_D.shape != (rows,):
+        raise ValueError(f"row weights of shape {tuple(row_weight_D.shape)}: expected one for each of {rows} rows")
+    if row_weight_D.dtype != torch.bool and not ((row_weight_D >= 0) & (row_weight_D < torch.inf)).all():
+        raise ValueError("row weights: found one that is negative or not finite; expected 0 or more")
+
+
+def field_grams(table_DC: Tensor, field_slices: Sequence[slice], row_weight_D: Tensor | None = None) -> Tensor:
+    """Gram matrix of every field, (N, C, C) float64: `field_moments` without the rest."""
+    return field_moments(table_DC, field_slices, row_weight_D).gram_NCC
+
+
+def set_grams(gram_NCC: Tensor, num_sets: int) -> Tensor:
+    """The diagonal blocks: Gram matrix of every field in every set, (M, N, K, K), from the whole (N, M*K, M*K)."""
+    blocks_NMKMK = gram_NCC.unflatten(2, (num_sets, -1)).unflatten(1, (num_sets, -1))
+    return blocks_NMKMK.diagonal(dim1=1, dim2=3).permute(3, 0, 1, 2)
+
+
+def unit_norm_gram(gram_NCC: Tensor, num_sets: int) -> Tensor:
+    """Gram matrices after every set is scaled to Frobenius norm 1, so that a set of small numbers is seen too.
+
+    A set that is all zero stays so.
+    """
+    energy_MN = set_grams(gram_NCC, num_sets).diagonal(dim1=2, dim2=3).sum(2)
+    scale_MN = torch.where(energy_MN > 0, energy_MN.rsqrt(), 0.0)
+    scale_NC = scale_MN.T.repeat_interleave(gram_NCC.shape[1] // num_sets, dim=1)
+    return scale_NC.unsqueeze(2) * gram_NCC * scale_NC.unsqueeze(1)
