@@ -23,7 +23,8 @@ class FieldEmbedding(nn.Module):
     """Rows of all fields below each other, columns of all sets beside each other: `weight` is (D, M*K).
 
     Field i owns the rows `field_slices[i]`, set m the columns m*K to (m+1)*K. `sparse` makes the gradient of `weight`
-    hold only the rows of the batch, for optimizers that can use it.
+    hold only the rows of the batch, for optimizers that can use it. `entries` says how it was drawn: `uniform` or
+    `normal`.
 
     Args:
         cardinalities: D_i of every field, each at least 1.
@@ -50,6 +51,7 @@ class FieldEmbedding(nn.Module):
         offsets = torch.tensor([rows.start for rows in self.field_slices], dtype=torch.int32 if small else torch.int64)
         self.register_buffer("offset_N", offsets, persistent=False)
         self.sparse = False
+        self.entries = "uniform"
         self.weight = nn.Parameter(torch.empty(ends[-1], num_sets * embed_size))
         self.reset_parameters()
 
@@ -67,6 +69,7 @@ class FieldEmbedding(nn.Module):
         """
         if init not in INITS:
             raise ValueError(f"init={init}: expected one of {', '.join(INITS)}")
+        self.entries = "normal" if init == "normal" else "uniform"
         if self.weight.is_meta:  # an outline has no numbers
             return
         fields = self.field_slices if init == "xavier_field" else [slice(0, len(self.weight))]

@@ -62,6 +62,8 @@ class CTRModule(lightning.LightningModule):
         """What the last finished epoch measured, in float64 (Lightning rounds what it logs to float32)."""
         self.rows = 0
         """Training rows of the running epoch so far."""
+        self.train_count_D: Tensor | None = None
+        """How often every id of the embedding occurs in the training data, for whoever measures; None: not known."""
         self._sums = torch.zeros(2, dtype=torch.float64)
         self._unread: list[Tensor] = []
 

@@ -1,0 +1,76 @@
+"""How measuring callbacks keep, write and show what they find: frames to Parquet, figures to files, both to loggers."""
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytorch_lightning as lightning
+
+from recsys_collapse.callback.records import EpochRecords
+from recsys_collapse.runs.durable import write, write_parquet
+
+log = logging.getLogger(__name__)
+LOGGED_ROWS = 10_000  # of a table: W&B keeps the first ones of longer tables, here the last ones are wanted
+Schema = Mapping[str, Any]
+
+
+def run_folder(trainer: lightning.Trainer) -> Path:
+    """Where the files of this training go: beside its logs, or in the trainer's `default_root_dir`."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def append(frame: pl.DataFrame, rows: Iterable[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:
+    """`frame` and more rows in the order of the schema; NaN becomes null, which is how no value is written."""
+    more = pl.DataFrame(list(rows), schema=schema, orient="row").fill_nan(None)
+    return frame.vstack(more)
+
+
+def save(trainer: lightning.Trainer, frames: Mapping[str, pl.DataFrame]) -> None:
+    """Write every frame as `<name>.parquet` into the run's directory, each whole or not at all."""
+    for name, frame in frames.items():
+        write_parquet(run_folder(trainer) / f"{name}.parquet", frame)
+
+
+def best_epoch(trainer: lightning.Trainer, frame: pl.DataFrame) -> int:
+    """The measured epoch whose weights are kept, of the highest validation AUC; without records of it, the last one."""
+    measured = set(frame["epoch"])
+    records = [r for c in trainer.callbacks if isinstance(c, EpochRecords) for r in c.records]  # type: ignore[attr-defined]
+    scored = [r for r in records if r["val_auc"] is not None and r["epoch"] in measured]
+    return max(scored, key=lambda r: (r["val_auc"], -r["epoch"]))["epoch"] if scored else max(measured)
+
+
+def publish(trainer: lightning.Trainer, name: str, draw: Callable[[], Any], frames: Mapping[str, pl.DataFrame]) -> None:
+    """Draw `figures/<name>.png` into the run's directory, and send figure and tables to loggers that take them.
+
+    A figure is not worth a training run: what goes wrong is a warning.
+
+    Args:
+        trainer: whose directory and loggers.
+        name: of the figure and, before a slash, of everything in the loggers.
+        draw: returns a matplotlib figure.
+        frames: tables for the loggers, by name; their last rows.
+    """
+    try:
+        png = io.BytesIO()
+        draw().savefig(png, format="png", dpi=150)
+        write(run_folder(trainer) / "figures" / f"{name}.png", lambda file: file.write(png.getvalue()))
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key=f"{name}/plot", images=[as_image(png)])
+            if hasattr(logger, "log_table"):
+                for key, frame in frames.items():
+                    rows = [list(row) for row in frame.tail(LOGGED_ROWS).rows()]
+                    logger.log_table(key=f"{name}/{key}", columns=frame.columns, data=rows)
+    except Exception as error:  # whatever a plot library or a logger raises
+        log.warning(f"figure {name}: not drawn or not sent ({type(error).__name__}: {error}); the files are complete")
+
+
+def as_image(png: io.BytesIO) -> Any:
+    """A PIL image of what was drawn."""
+    from PIL import Image
+
+    png.seek(0)
+    return Image.open(png)
