@@ -152,21 +152,22 @@ def find_tables(
             continue
         seen.add(id(weight))
         if fused:
-            names, slices = [f"{name}.{i}".lstrip(".") for i in range(len(part.field_slices))], part.field_slices
+            slices = part.field_slices
+            names = [f"{name}.{i}".lstrip(".") for i in range(len(slices))]
             options: dict[str, Any] = {"num_sets": part.num_sets, "entries": getattr(part, "entries", "uniform")}
         else:
             sizes = fields.get(name, {name or type(part).__name__: len(weight)})
             if sum(sizes.values()) != len(weight):
                 raise ValueError(f"fields[{name!r}] has {sum(sizes.values())} rows, the table {len(weight)}")
-            ends = list(accumulate(sizes.values()))
-            names, slices = list(sizes), [slice(end - n, end) for end, n in zip(ends, sizes.values(), strict=True)]
-            options = {"entries": "normal", "padding_idx": part.padding_idx}
+            ends = accumulate(sizes.values())
+            slices = [slice(end - size, end) for end, size in zip(ends, sizes.values(), strict=True)]
+            names, options = list(sizes), {"entries": "normal", "padding_idx": part.padding_idx}
         found.append(Table(name, weight, names, slices, count_D=counts.get(name), **options))
     if not found:
         raise ValueError(f"{type(module).__name__} has no nn.Embedding, nn.EmbeddingBag or FieldEmbedding")
     if unknown := sorted((set(counts) | set(fields)) - {table.name for table in found}):
-        names = ", ".join(table.name for table in found)
-        raise ValueError(f"no table named {', '.join(unknown)}; the tables of {type(module).__name__} are {names}")
+        known = ", ".join(table.name for table in found)
+        raise ValueError(f"no table named {', '.join(unknown)}; the tables of {type(module).__name__} are {known}")
     return found
 
 

@@ -1,11 +1,10 @@
 """Between embedding sets and between field pairs: do the sets differ, and does the interaction-collapse law hold?
 
-All is read from Gram matrices, weights, activations and information abundance (IA). The columns of a set are known up
-to a rotation only: sets are compared by what they make of the rows. Float64 on the device of the first argument,
-without gradient; NaN where a value is not defined; ValueError for shapes that do not fit.
+The columns of a set are known up to a rotation only: sets are compared by what they make of the rows. All is float64
+on the device of the first argument, without gradient. NaN where a value is not defined, ValueError for other shapes.
 
-Shapes: B batch, M embedding sets, N fields, K columns of one set, C = M*K columns of all sets side by side, H width of
-h, P permutations, X pairs of fields; D rows of a field.
+Shapes: B batch, M embedding sets, N fields, K columns of one set, C = M*K columns of all sets, H width of h, P orders
+of the fields, X pairs of them; D rows of a field. IA is information abundance.
 """
 
 import math
@@ -84,9 +83,8 @@ def principal_angles(gram_CC: Tensor, num_sets: int, a: int, b: int, energy: flo
     if not (0 <= a < num_sets and 0 <= b < num_sets):
         raise ValueError(f"sets {a} and {b}: expected numbers from 0 to {num_sets - 1}")
     cosine_1MMKK, rank_1M = _cosines(gram_CC.unsqueeze(0), num_sets, energy)
-    if rank_1M[0, [a, b]].isnan().any():
-        return gram_CC.new_empty(0)
-    return torch.linalg.svdvals(cosine_1MMKK[0, a, b])[: int(rank_1M[0, [a, b]].amin())].clamp(max=1)
+    size = int(rank_1M[0, [a, b]].amin().nan_to_num(0))
+    return torch.linalg.svdvals(cosine_1MMKK[0, a, b].nan_to_num(0))[:size].clamp(max=1)
 
 
 def _unit_norm_blocks(gram_NCC: Tensor, num_sets: int) -> Tensor:
@@ -163,8 +161,7 @@ def random_pattern_divergence(num_sets: int, num_fields: int, size: int, draws: 
 def sub_abundance(sub_gram_MNNKK: Tensor, rows_N: Tensor) -> Tensor:
     """IA(E_i^{->j}) in [1, min(D_i, K)] (Evidence I, II), (M, N, N) indexed [m, i, j], from `Backbone.sub_gram`.
 
-    Of K singular values the first D_i are read; the others are rounding noise. NaN where there is no sub-embedding
-    (i = j in FFM), or one that is all zero or not finite.
+    The first D_i of K singular values; the others are rounding noise. NaN: none (i = j in FFM), all zero or not finite.
     """
     sub_gram_MNNKK, rows_N = _checked(MNNKK=sub_gram_MNNKK, N=rows_N)
     sigma_MNNK = singular_spectrum(sub_gram_MNNKK)
@@ -172,18 +169,16 @@ def sub_abundance(sub_gram_MNNKK: Tensor, rows_N: Tensor) -> Tensor:
     return information_abundance(torch.where(inside_N1K, sigma_MNNK, 0.0))
 
 
-class AxisSums(NamedTuple):
-    """Sums of IA(E_i^{->j}) over the other field."""
+def axis_sums(ia_MNN: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of IA(E_i^{->j}) without i = j: (of_field_MN, towards_field_MN), the curves beside Figure 3's heat maps.
 
-    of_field_MN: Tensor  # over j, for every i: of the sub-embeddings this field has (Figure 3b)
-    towards_field_MN: Tensor  # over i, for every j: of those the other fields have for this one (Figure 3c)
-
-
-def axis_sums(ia_MNN: Tensor) -> AxisSums:
-    """Axis-wise sums of Figure 3, i = j left out: N - 1 times the mean of the pairs with a value; NaN if none has one."""
+    The first is over j, of the sub-embeddings that field i has; the second over i, of those that the others have for
+    field j. N - 1 times the mean of the pairs with a value: a NaN makes no sum small. NaN if none has one.
+    """
     (ia_MNN,) = _checked(MNN=ia_MNN)
-    same_NN = torch.eye(ia_MNN.shape[1], dtype=torch.bool, device=ia_MNN.device)
-    return AxisSums(*((len(same_NN) - 1) * torch.where(same_NN, torch.nan, ia_MNN).nanmean(dim) for dim in (2, 1)))
+    others_NN = ~torch.eye(ia_MNN.shape[1], dtype=torch.bool, device=ia_MNN.device)
+    ia_MNN = torch.where(others_NN, ia_MNN, torch.nan) * (len(others_NN) - 1)
+    return ia_MNN.nanmean(dim=2), ia_MNN.nanmean(dim=1)
 
 
 class Law(NamedTuple):
@@ -206,8 +201,8 @@ def collapse_law(ia_NN: Tensor, ia_N: Tensor, permutations: int = 9999, seed: in
     explain a trend along j, where it is the same. What does is not said: IA(E_j), or what goes with it, such as D_j.
 
     A field without a finite IA(E_i) is left out. One whose IA(E_i^{->j}) are constant (a single row) or not all finite
-    has no rho, nor has any where the other IA(E_j) are all equal. NaN with fewer than 3 fields, or without any rho.
-    ValueError for fewer than 1 permutation.
+    has no rho, nor one where the other IA(E_j) are equal. NaN below 3 fields or without any rho; ValueError for less
+    than 1 permutation.
     """
     ia_NN, ia_N = (tensor.cpu() for tensor in _checked(NN=ia_NN, N=ia_N))
     if permutations < 1:
@@ -226,9 +221,8 @@ def collapse_law(ia_NN: Tensor, ia_N: Tensor, permutations: int = 9999, seed: in
         order_PN = torch.cat([torch.arange(fields).unsqueeze(0), drawn_PN.argsort(dim=1)])
     as_large = 0
     for part_PN in order_PN.split(max(1, ENTRIES_AT_ONCE // fields**2)):
-        raw_PNN = raw_NN[part_PN.unsqueeze(2), part_PN.unsqueeze(1)]
-        mean_P = torch.einsum("ij,pij->pi", sub_NN, raw_PNN).nanmean(dim=1)
-        as_large += int((~(mean_P < observed - ROUNDING)).sum())  # a labelling without any rho counts
+        rho_PN = torch.einsum("ij,pij->pi", sub_NN, raw_NN[part_PN.unsqueeze(2), part_PN.unsqueeze(1)])
+        as_large += int((~(rho_PN.nanmean(dim=1) < observed - ROUNDING)).sum())  # as does a labelling without any rho
     return Law(rho_N, observed, as_large / len(order_PN), min(permutations, len(order_PN)), fields)
 
 
@@ -236,10 +230,9 @@ def _unit_ranks(value_NN: Tensor) -> Tensor:
     """Average ranks in every row as `_unit_deviations`, the diagonal left out and 0; NaN: constant or not finite."""
     others_NN = ~torch.eye(len(value_NN), dtype=torch.bool)
     row_NX = value_NN[others_NN].view(len(value_NN), max(0, len(value_NN) - 1))
-    below_NX, up_to_NX = (
-        torch.searchsorted(row_NX.sort(dim=1).values, row_NX, side=side) for side in ("left", "right")
-    )
-    unit_NX, varies_N = _unit_deviations((below_NX + up_to_NX).double())
+    sorted_NX = row_NX.sort(dim=1).values
+    twice_NX = torch.searchsorted(sorted_NX, row_NX) + torch.searchsorted(sorted_NX, row_NX, right=True)
+    unit_NX, varies_N = _unit_deviations(twice_NX.double())
     known_N1 = (varies_N & row_NX.isfinite().all(dim=1)).unsqueeze(1)
     return torch.zeros_like(value_NN).masked_scatter_(others_NN, torch.where(known_N1, unit_NX, torch.nan))
 

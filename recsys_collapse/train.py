@@ -60,21 +60,13 @@ def train(job: Job) -> dict[str, Any]:
     free = free_memory(config.trainer.accelerator)
     check_memory(outline(config, store.cardinalities), store.fields, config.optimizer, free)
     module = build_module(config, store)
+    tags = [config.model.name, embed_name(config), f"{config.scale}x", config.dataset.name, *config.logger.tags]
     loggers = make_loggers(
         config.logger,
         run_dir=job.run_dir,
         name=job.name,
         group=config.sweep,
-        tags=[
-            tag[:64]  # W&B takes no longer ones
-            for tag in (
-                config.model.name,
-                embed_name(config),
-                f"{config.scale}x",
-                config.dataset.name,
-                *config.logger.tags,
-            )
-        ],
+        tags=[tag[:64] for tag in tags],  # W&B takes no longer ones
         resolved=plain(config),
     )
     exit_code = 1
@@ -120,7 +112,9 @@ def build_module(config: DictConfig, store: Store) -> CTRModule:
     for table in backbone.tables():
         table.sparse = config.optimizer.get("sparse_gradients", False)
     optimizer, plateau = build(config.optimizer, "optimizer"), config.trainer.lr_plateau
-    return CTRModule(backbone, optimizer, config.seed, store.fields, build_regularizer(config, backbone), plateau)
+    module = CTRModule(backbone, optimizer, config.seed, store.fields, build_regularizer(config, backbone), plateau)
+    module.train_count_D = train_counts(store)
+    return module
 
 
 def build_regularizer(config: DictConfig, backbone: Backbone) -> Any:
@@ -201,7 +195,8 @@ def conclude(
         scores[part] = score(logit_n, label_n)
         if config.save_scores:
             write_scores(job.run_dir / f"{part}_scores.parquet", row_n.long(), label_n, logit_n)
-    embedding = module.backbone.embedding
+    embedding, count_D = module.backbone.embedding, module.train_count_D
+    assert count_D is not None
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,
@@ -229,7 +224,12 @@ def conclude(
         "evaluations_per_epoch": config.trainer.evaluations_per_epoch,
         **cost(config, store.cardinalities),
         "information_abundance": abundance_of_fields(
-            embedding.weight, embedding.field_slices, embedding.num_sets, store.fields, train_counts(store) > 0
+            embedding.weight,
+            embedding.field_slices,
+            embedding.num_sets,
+            store.fields,
+            count_D > 0,
+            embedding.entries,
         ),
         "samples_per_second": records.samples_per_second,
         "code_version": code_version(),

@@ -1,93 +1,209 @@
-"""Singular spectra and information abundance of every field, at initialisation (epoch -1) and after every epoch.
+"""Singular spectra and collapse metrics of every field, at initialisation (epoch -1), after every epoch, every n steps.
 
-Computed on the device where the table lives. Writes `spectra.parquet` and `collapse.parquet` into the run directory,
-scalars and, at the end, a table and a plot to the loggers; mean IA relative to random stands in the progress bar.
+Works on `CTRModule` and on any other LightningModule with `nn.Embedding` or `nn.EmbeddingBag` tables. Computed on the
+device where the tables live. Writes `spectra.parquet` and `collapse.parquet` (of steps: `spectra_steps.parquet` and
+`collapse_steps.parquet`) and, at the end, `figures/spectra.png`. To the loggers: `ia/<field>` and `ia_set<m>/<field>`,
+and `relative/<metric>[@<variant>]`, the mean over fields of value / random value of all sets side by side.
 """
 
-from pathlib import Path
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import pytorch_lightning as lightning
+import torch
+from torch import Tensor
 
+from recsys_collapse.callback import publish
+from recsys_collapse.measure import COLLAPSE as MEASURED
+from recsys_collapse.measure import Table, Variant, collapse_rows, find_tables, spectra_of_table
 from recsys_collapse.module import CTRModule
-from recsys_collapse.runs.durable import write_parquet
-from recsys_collapse.spectrum import FieldSpectrum, field_spectra, mean_relative
+from recsys_collapse.spectrum import METRICS, FieldSpectrum
 
-SPECTRA = {
-    "epoch": pl.Int32,
+STEP, EPOCH = {"step": pl.Int64}, {"epoch": pl.Int32}
+SPECTRA = EPOCH | {
     "field": pl.String,
     "embedding_set": pl.Int32,
     "index": pl.Int32,
     "singular_value": pl.Float64,
 }
-COLLAPSE = {
-    "epoch": pl.Int32,
-    "field": pl.String,
-    "embedding_set": pl.Int32,
-    "cardinality": pl.Int64,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "random_value": pl.Float64,
+COLLAPSE = EPOCH | MEASURED
+SCHEMAS = {
+    "spectra": SPECTRA,
+    "collapse": COLLAPSE,
+    "spectra_steps": STEP | SPECTRA,
+    "collapse_steps": STEP | COLLAPSE,
 }
+log = logging.getLogger(__name__)
+
+
+def table_of(pl_module: CTRModule) -> Table:
+    """The embedding of a module, with its fields, its sets and what is known of the training data."""
+    embedding = pl_module.backbone.embedding
+    return Table(
+        "embedding",
+        embedding.weight.detach(),
+        pl_module.fields,
+        embedding.field_slices,
+        embedding.num_sets,
+        embedding.entries,
+        pl_module.train_count_D,
+    )
 
 
 class Spectrum(lightning.Callback):
-    """Measures `pl_module.backbone.embedding`; never ends a training run: a table without a value gives null."""
+    """Measures all embedding tables; never ends a training run: where there is no value there is null and a reason.
 
-    def __init__(self) -> None:
-        self.spectra = pl.DataFrame(schema=SPECTRA)
-        self.collapse = pl.DataFrame(schema=COLLAPSE)
+    Args:
+        variants: which rows count and what is taken off, see `Variant.parse`; `all` alone has singular values written.
+        metrics: of `METRICS`; None: all.
+        every_n_steps: measure also after every so many optimizer steps; None: after epochs only.
+        exact: QR where a Gram matrix does not resolve the small singular values.
+        counts: for modules other than `CTRModule`: see `find_tables`.
+        fields: likewise.
+
+    Raises:
+        ValueError: an unknown variant or metric; fewer steps than 1.
+    """
+
+    def __init__(
+        self,
+        variants: Sequence[str] = ("all", "centred", "unit_norm"),
+        metrics: Sequence[str] | None = None,
+        every_n_steps: int | None = None,
+        exact: bool = True,
+        counts: Mapping[str, Tensor] | None = None,
+        fields: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        self.variants = [Variant.parse(words) for words in variants]
+        self.metrics = list(METRICS if metrics is None else metrics)
+        if unknown := [name for name in self.metrics if name not in METRICS]:
+            raise ValueError(f"metrics: {', '.join(unknown)} unknown; expected some of {', '.join(METRICS)}")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps}: expected 1 or more, or null for epochs only")
+        self.every_n_steps, self.exact, self.counts, self.fields = every_n_steps, exact, counts, fields
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+        self._say_what_is_left_out(pl_module)
         self._measure(trainer, pl_module, epoch=-1)
 
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._measure(trainer, pl_module, trainer.current_epoch, step=trainer.global_step)
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        found = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
-        pl_module.log("ia/relative", mean_relative(found), prog_bar=True)  # in float32, for bar and loggers
+        relative = self._measure(trainer, pl_module, epoch=trainer.current_epoch)
+        pl_module.log("ia/relative", relative, prog_bar=True, rank_zero_only=True)  # in float32, for bar and loggers
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_spectra"):
-                logger.log_spectra(self.spectra, self.collapse)
+        if trainer.is_global_zero and len(self.frames["spectra"]):
+            spectra, collapse = self.frames["spectra"], self.frames["collapse"]
+            best = spectra.filter(pl.col("epoch") == publish.best_epoch(trainer, spectra))
+            last = spectra.filter(pl.col("epoch") == spectra["epoch"].max())
+            publish.publish(
+                trainer, "spectra", lambda: spectra_figure(best), {"last_epoch": last, "collapse": collapse}
+            )
+
+    def _tables(self, pl_module: lightning.LightningModule) -> list[Table]:
+        if isinstance(pl_module, CTRModule):
+            return [table_of(pl_module)]
+        return find_tables(pl_module, self.counts, self.fields)
+
+    def _say_what_is_left_out(self, pl_module: lightning.LightningModule) -> None:
+        uncounted = [table.name for table in self._tables(pl_module) if table.count_D is None]
+        wanted = [str(variant) for variant in self.variants if variant.needs_counts]
+        if uncounted and wanted:
+            log.warning(
+                f"spectrum: {', '.join(wanted)} left out for {', '.join(uncounted)}: how often ids occur is not known; "
+                "give counts={table: tensor of one count for each row}"
+            )
 
     def _measure(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int
-    ) -> list[FieldSpectrum]:
-        assert isinstance(pl_module, CTRModule)
-        embedding = pl_module.backbone.embedding
-        found = field_spectra(embedding.weight, embedding.field_slices, embedding.num_sets)
-        pl_module.epoch_metrics["ia/relative"] = mean_relative(found)
-        self._write(Path(trainer.default_root_dir), found, pl_module.fields, epoch)
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int, step: int | None = None
+    ) -> float:
+        """Measure, keep, write and log; returns the mean over fields of IA / random IA."""
+        if not trainer.is_global_zero:
+            return math.nan
+        try:
+            found = [
+                (table, variant, spectra)
+                for table in self._tables(pl_module)
+                for variant, spectra in spectra_of_table(
+                    table, [v for v in self.variants if not v.needs_counts or table.count_D is not None], self.exact
+                )
+            ]
+        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+            log.warning(f"spectrum: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
+            return math.nan
+        values = _scalars(found)
         for logger in trainer.loggers:
-            values = {ia_key(pl_module.fields, spectrum): spectrum.information_abundance for spectrum in found}
             logger.log_metrics({**values, "epoch": epoch}, step=trainer.global_step)
-        return found
+        self._keep(trainer, found, (epoch,) if step is None else (step, epoch))
+        relative = values.get("relative/information_abundance", math.nan)
+        if step is None and isinstance(pl_module, CTRModule):
+            pl_module.epoch_metrics["ia/relative"] = relative
+        return relative
 
-    def _write(self, folder: Path, found: list[FieldSpectrum], fields: list[str], epoch: int) -> None:
+    def _keep(
+        self,
+        trainer: lightning.Trainer,
+        found: list[tuple[Table, Variant, list[FieldSpectrum]]],
+        when: tuple[int, ...],
+    ) -> None:
         spectra = [
-            (epoch, fields[s.field], s.embedding_set, index, value)
-            for s in found
+            (*when, table.fields[s.field], s.embedding_set, index, value)
+            for table, variant, own in found
+            if variant == Variant()
+            for s in own
             for index, value in enumerate(s.sigma.tolist())
         ]
-        collapse = [
-            (
-                epoch,
-                fields[s.field],
-                s.embedding_set,
-                s.cardinality,
-                "information_abundance",
-                s.information_abundance,
-                s.random,
-            )
-            for s in found
-        ]
-        self.spectra = self.spectra.vstack(pl.DataFrame(spectra, schema=SPECTRA, orient="row").fill_nan(None))
-        self.collapse = self.collapse.vstack(pl.DataFrame(collapse, schema=COLLAPSE, orient="row").fill_nan(None))
-        write_parquet(folder / "spectra.parquet", self.spectra)
-        write_parquet(folder / "collapse.parquet", self.collapse)
+        collapse = [(*when, *row) for group in found for row in collapse_rows(*group, metrics=self.metrics)]
+        suffix = "_steps" if len(when) == 2 else ""
+        for name, rows in {"spectra" + suffix: spectra, "collapse" + suffix: collapse}.items():
+            self.frames[name] = publish.append(self.frames[name], rows, SCHEMAS[name])
+        if not suffix:  # those of steps come with the next epoch: rewriting the file takes longer the more there are
+            steps = [name for name in self.frames if name.endswith("_steps") and self.every_n_steps]
+            publish.save(trainer, {name: self.frames[name] for name in ("spectra", "collapse", *steps)})
 
 
-def ia_key(fields: list[str], spectrum: FieldSpectrum) -> str:
-    """Name of a field's information abundance in loggers: `ia/<field>`, in a single set `ia_set<m>/<field>`."""
-    group = "ia" if spectrum.embedding_set is None else f"ia_set{spectrum.embedding_set}"
-    return f"{group}/{fields[spectrum.field]}"
+def _scalars(found: list[tuple[Table, Variant, list[FieldSpectrum]]]) -> dict[str, float]:
+    """What goes to the loggers, by key."""
+    values: dict[str, float] = {}
+    ratios: dict[str, list[float]] = {}
+    for table, variant, spectra in found:
+        suffix = "" if variant == Variant() else f"@{variant}"
+        for s in spectra:
+            if not suffix:
+                group = "ia" if s.embedding_set is None else f"ia_set{s.embedding_set}"
+                values[f"{group}/{table.fields[s.field]}"] = s.information_abundance
+            if s.embedding_set is None:
+                for name, value in s.metrics.items():
+                    ratios.setdefault(f"relative/{name}{suffix}", []).append(value / s.random_metrics[name])
+    for key, all_of_them in ratios.items():
+        known = [ratio for ratio in all_of_them if math.isfinite(ratio)]
+        values[key] = sum(known) / len(known) if known else math.nan
+    return values
+
+
+def spectra_figure(spectra: pl.DataFrame) -> Any:
+    """One epoch's spectra, all sets side by side: sigma_k / sigma_1 against k / K, a line per field."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    whole = spectra.filter(pl.col("embedding_set").is_null()).drop_nulls("singular_value").sort("index")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="k / K", ylabel="sigma_k / sigma_1", yscale="log")
+    for i, name in enumerate(names := spectra["field"].unique(maintain_order=True)):
+        field = whole.filter(pl.col("field") == name)
+        sigma_K, k_K = field["singular_value"].to_numpy(), (field["index"].to_numpy() + 1) / max(1, len(field))
+        if len(field) and sigma_K[0] > 0:  # else there is no value, or the table is all zero
+            axes.plot(k_K, sigma_K / sigma_K[0], marker=".", label=name, color=colormaps["turbo"](i / len(names)))
+    if axes.lines:
+        figure.legend(loc="outside right upper", fontsize="x-small", ncols=1 + len(axes.lines) // 25)
+    return figure

@@ -1,11 +1,10 @@
 """The mirror of a run in Weights & Biases. The local files are the truth; this room keeps W&B out of training's way.
 
 Every call into wandb has a time limit. The first one that fails or is late is logged as one warning and silences the
-mirror for the rest of the run; no exception of W&B leaves this file. `wandb` (0.8 s to import) and matplotlib are
-imported only by the functions that use them, so a run without a mirror does not pay for them.
+mirror for the rest of the run; no exception of W&B leaves this file. `wandb` (0.8 s to import) is imported
+only by the functions that use it, so a run without a mirror does not pay for it.
 """
 
-import io
 import logging
 import os
 import ssl
@@ -16,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -136,21 +134,6 @@ class WandbMirror(WandbLogger):
         send = super().log_hyperparams
         self._guard(lambda: send(redact(params if isinstance(params, Mapping) else vars(params))))
 
-    def log_spectra(self, spectra: pl.DataFrame, collapse: pl.DataFrame) -> None:
-        """Log tables of both (schemas: `callback/spectrum.py`) and a plot; of `spectra` the last epoch only."""
-
-        def send() -> None:
-            import wandb
-
-            last = spectra.filter(pl.col("epoch") == pl.col("epoch").max())
-            media: dict[str, Any] = {"spectra/plot": wandb.Image(plot_spectra(last))}
-            for name, frame in {"spectra/last_epoch": last, "spectra/collapse": collapse}.items():
-                rows = frame.tail(wandb.Table.MAX_ROWS).rows()  # wandb would keep the first ones instead
-                media[name] = wandb.Table(columns=[*frame.columns], data=[list(row) for row in rows])
-            self.experiment.log(media)
-
-        self._guard(send)
-
     def log_summary(self, result: dict[str, Any]) -> None:
         """Put the numbers of `result.json` into the run's summary, without nulls; `parameters` stays nested."""
         numbers = {key: result[key] for key in SUMMARY if result.get(key) is not None}
@@ -173,26 +156,6 @@ class WandbMirror(WandbLogger):
             last = True
         if last:  # for callbacks that use it themselves
             self._silent, self._experiment = True, DummyLogger().experiment  # type: ignore[assignment]
-
-
-def plot_spectra(spectra: pl.DataFrame) -> Any:
-    """One epoch's spectra (all sets side by side) as PIL image: sigma_k / sigma_1 against k / K, a line per field."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    whole = spectra.filter(pl.col("embedding_set").is_null()).drop_nulls("singular_value").sort("index")
-    figure, png = Figure(figsize=(8, 5), layout="constrained"), io.BytesIO()
-    axes = figure.add_subplot(xlabel="k / K", ylabel="sigma_k / sigma_1", yscale="log")
-    for i, name in enumerate(names := spectra["field"].unique(maintain_order=True)):
-        field = whole.filter(pl.col("field") == name)
-        sigma_K, k_K = field["singular_value"].to_numpy(), (field["index"].to_numpy() + 1) / len(field)
-        if len(field) and sigma_K[0] > 0:  # else there is no value, or the table is all zero
-            axes.plot(k_K, sigma_K / sigma_K[0], marker=".", label=name, color=colormaps["turbo"](i / len(names)))
-    if axes.lines:
-        figure.legend(loc="outside right upper", fontsize="x-small", ncols=1 + len(axes.lines) // 25)
-    figure.savefig(png, format="png", dpi=150)
-    return Image.open(png)
 
 
 def _start(why_offline: str, options: dict[str, Any], config: dict[str, Any]) -> tuple[Any, str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recsys_collapse.spectrum.gram import Moments, field_moments, set_grams, unit_norm_gram
+from recsys_collapse.spectrum.gram import Moments, field_moments, set_grams, unit_norm_gram, unit_norm_scale
 from recsys_collapse.spectrum.metrics import spectrum_metrics
 from recsys_collapse.spectrum.random import Reference, grouped_weights, random_metrics
 from recsys_collapse.spectrum.singular import coarse, factor_spectrum, field_factor, singular_spectrum
@@ -94,8 +94,8 @@ class TableSpectra:
         gram_NCC = self.grams(centred)
         norm_N = _norm(self.moments.gram_NCC)  # not that of the centred rows: rounding is relative to what is summed
         if unit_norm:
-            unit_NCC = unit_norm_gram(gram_NCC, self.num_sets)
-            norm_N, gram_NCC = norm_N * _norm(unit_NCC) / _norm(gram_NCC), unit_NCC
+            norm_N = _norm(self.moments.gram_NCC, unit_norm_scale(gram_NCC, self.num_sets))
+            gram_NCC = unit_norm_gram(gram_NCC, self.num_sets)
         sigma_NC = singular_spectrum(gram_NCC).cpu()
         rows_N = self.moments.rows_N.cpu()
         sets = range(self.num_sets if self.num_sets > 1 and not unit_norm else 0)
@@ -144,9 +144,9 @@ class TableSpectra:
         return [grouped_weights(self.row_weight_D[rows]) for rows in self.field_slices]
 
 
-def _norm(gram_NCC: Tensor) -> Tensor:
-    """Frobenius norm (N,) of the tables behind Gram matrices."""
-    return gram_NCC.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+def _norm(gram_NCC: Tensor, scale_NC: Tensor | float = 1.0) -> Tensor:
+    """Frobenius norm (N,) of the tables behind Gram matrices, their columns scaled."""
+    return (gram_NCC.diagonal(dim1=1, dim2=2) * scale_NC**2).sum(1).sqrt()
 
 
 def _put(sigma: Tensor, found: Tensor) -> None:
@@ -158,7 +158,7 @@ def _put(sigma: Tensor, found: Tensor) -> None:
 def _unit_norm_factor(factor_RC: Tensor, num_sets: int) -> Tensor:
     sets_RMK = factor_RC.unflatten(1, (num_sets, -1))
     norm_RMK = torch.linalg.vector_norm(sets_RMK, dim=(0, 2), keepdim=True)
-    return torch.where(norm_RMK > 0, sets_RMK / norm_RMK, 0.0).flatten(1)
+    return torch.where(norm_RMK == 0, 0.0, sets_RMK / norm_RMK).flatten(1)  # NaN stays NaN
 
 
 def field_spectra(

@@ -141,7 +141,12 @@ def unit_norm_gram(gram_NCC: Tensor, num_sets: int) -> Tensor:
 
     A set that is all zero stays so.
     """
+    scale_NC = unit_norm_scale(gram_NCC, num_sets)
+    return scale_NC.unsqueeze(2) * gram_NCC * scale_NC.unsqueeze(1)
+
+
+def unit_norm_scale(gram_NCC: Tensor, num_sets: int) -> Tensor:
+    """What the columns (N, C) are multiplied with so that every set has Frobenius norm 1; 0 for a set of zeros."""
     energy_MN = set_grams(gram_NCC, num_sets).diagonal(dim1=2, dim2=3).sum(2)
     scale_MN = torch.where(energy_MN > 0, energy_MN.rsqrt(), 0.0)
-    scale_NC = scale_MN.T.repeat_interleave(gram_NCC.shape[1] // num_sets, dim=1)
-    return scale_NC.unsqueeze(2) * gram_NCC * scale_NC.unsqueeze(1)
+    return scale_MN.T.repeat_interleave(gram_NCC.shape[1] // num_sets, dim=1)

@@ -66,9 +66,12 @@ def factor_spectrum(factor: Tensor) -> Tensor:
 def field_factor(
     table_DC: Tensor, rows: slice, counted: int, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
 ) -> Tensor:
-    """F with F^T F = E^T E, where E has the rows sqrt(w) (e - mean) of a field: E itself if `counted` < C, else R."""
+    """F with F^T F = E^T E, where E has the rows sqrt(w) (e - mean) of a field: E itself if `counted` <= C, else R.
+
+    A column that is not finite spoils those right of it in R, and no other one in E.
+    """
     blocks = row_blocks(table_DC, rows, row_weight_D, mean_C)
-    if counted < table_DC.shape[1]:  # the small side: at most C rows
+    if counted <= table_DC.shape[1]:  # R would have as many
         kept = [e_BC if row_weight_D is None else e_BC[root_B > 0] for root_B, e_BC in blocks]
         return torch.cat([table_DC.new_empty(0, table_DC.shape[1], dtype=torch.float64), *kept])
     return triangular_factor((e_BC for _, e_BC in blocks), table_DC.shape[1])
@@ -78,9 +81,11 @@ def coarse(sigma: Tensor, size: Tensor, norm: Tensor) -> Tensor:
     """Whether a spectrum from a Gram matrix is too coarse: (S, C), its length (S,) and the table's norm (S,) -> (S,).
 
     True where the last singular value is below `TAIL` of the norm; not where an entry is not finite: QR would not help.
+    Of centred tables the norm is that before: if it is x times the norm after, rounding too is x times as large.
     """
     last_S = sigma.gather(1, (size - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-    return (size > 0) & norm.isfinite() & ~(last_S > TAIL * norm)
+    after_S = torch.linalg.vector_norm(sigma, dim=1)
+    return (size > 0) & norm.isfinite() & ~(last_S * after_S > TAIL * norm.square())
 
 
 @torch.no_grad()
