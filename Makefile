@@ -39,6 +39,7 @@ bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.framework
+	$(BIN)/python -m benchmarks.spectrum
 
 clean:  ## remove what the targets made, but neither outputs/ nor .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -152,17 +152,18 @@ def find_tables(
             continue
         seen.add(id(weight))
         if fused:
-            slices = part.field_slices
-            names = [f"{name}.{i}".lstrip(".") for i in range(len(slices))]
+            own = {f"{name}.{i}".lstrip("."): rows.stop - rows.start for i, rows in enumerate(part.field_slices)}
             options: dict[str, Any] = {"num_sets": part.num_sets, "entries": getattr(part, "entries", "uniform")}
         else:
-            sizes = fields.get(name, {name or type(part).__name__: len(weight)})
-            if sum(sizes.values()) != len(weight):
-                raise ValueError(f"fields[{name!r}] has {sum(sizes.values())} rows, the table {len(weight)}")
-            ends = accumulate(sizes.values())
-            slices = [slice(end - size, end) for end, size in zip(ends, sizes.values(), strict=True)]
-            names, options = list(sizes), {"entries": "normal", "padding_idx": part.padding_idx}
-        found.append(Table(name, weight, names, slices, count_D=counts.get(name), **options))
+            own = {name or type(part).__name__: len(weight)}
+            options = {"entries": "normal", "padding_idx": part.padding_idx}
+        sizes = fields.get(name, own)
+        if sum(sizes.values()) != len(weight) or (fused and [*sizes.values()] != [*own.values()]):
+            rows = [*own.values()] if fused else f"{len(weight)} in all"
+            raise ValueError(f"fields[{name!r}] has {[*sizes.values()]} rows; the table has {rows}")
+        ends = accumulate(sizes.values())
+        slices = [slice(end - size, end) for end, size in zip(ends, sizes.values(), strict=True)]
+        found.append(Table(name, weight, [*sizes], slices, count_D=counts.get(name), **options))
     if not found:
         raise ValueError(f"{type(module).__name__} has no nn.Embedding, nn.EmbeddingBag or FieldEmbedding")
     if unknown := sorted((set(counts) | set(fields)) - {table.name for table in found}):
@@ -227,7 +228,7 @@ def measure(
     Raises:
         ValueError: from `Variant.parse`, `find_tables` and `Table.row_weight`.
     """
-    wanted = [Variant.parse(words) for words in variants]
+    wanted = list(dict.fromkeys(Variant.parse(words) for words in variants))  # each once
     rows = [
         row
         for table in find_tables(module, counts, fields)

@@ -123,7 +123,7 @@ def check_targets(jobs: list[Job]) -> None:
 
 def conclude(plan: Plan) -> int:
     """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
-    from recsys_collapse.runs import figure, table
+    from recsys_collapse.runs import fields, figure, table
     from recsys_collapse.runs.durable import write_json
 
     table.rebuild(plan.output_dir)
@@ -132,8 +132,11 @@ def conclude(plan: Plan) -> int:
     folder = plan.output_dir / "sweeps" / plan.sweep
     if results:
         table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
+        field_paths = fields.show_fields(results, plan.output_dir, folder)
         paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
         print(f"results  {plan.output_dir / 'results.csv'}")
+        if field_paths:
+            print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
     write_json(folder / "runs.json", [job.name for job, _ in found])
     failed = [job for job, result in found if result is None]

@@ -76,13 +76,12 @@ def subspace_overlap(gram_NCC: Tensor, num_sets: int, rows_N: Tensor, energy: fl
 def principal_angles(gram_CC: Tensor, num_sets: int, a: int, b: int, energy: float = 0.95) -> Tensor:
     """Cosines of the angles between sets a and b of one field, (min(r_a, r_b),), descending, in [0, 1].
 
-    The mean of their squares is the value of `subspace_overlap`; where D <= K they say nothing. Empty if one of the
-    sets is all zero or not finite. ValueError if there is no such set, or for an `energy` outside (0, 1].
+    The mean of their squares is the value of `subspace_overlap` (which see); where D <= K they say nothing. Empty for a
+    set that is all zero or not finite. ValueError if there is no such set, or for an `energy` outside (0, 1].
     """
-    (gram_CC,) = _checked(CC=gram_CC)
     if not (0 <= a < num_sets and 0 <= b < num_sets):
         raise ValueError(f"sets {a} and {b}: expected numbers from 0 to {num_sets - 1}")
-    cosine_1MMKK, rank_1M = _cosines(gram_CC.unsqueeze(0), num_sets, energy)
+    cosine_1MMKK, rank_1M = _cosines(_checked(CC=gram_CC)[0].unsqueeze(0), num_sets, energy)
     size = int(rank_1M[0, [a, b]].amin().nan_to_num(0))
     return torch.linalg.svdvals(cosine_1MMKK[0, a, b].nan_to_num(0))[:size].clamp(max=1)
 
@@ -103,12 +102,11 @@ def _cosines(gram_NCC: Tensor, num_sets: int, energy: float) -> tuple[Tensor, Te
         raise ValueError(f"energy={energy}: expected a number above 0, up to 1")
     blocks_NMMKK = _unit_norm_blocks(gram_NCC, num_sets)
     own_NMKK = blocks_NMMKK.diagonal(dim1=1, dim2=2).movedim(-1, 1)
-    known_NM = own_NMKK.isfinite().all(-1).all(-1)
-    square_NMK, vector_NMKK = torch.linalg.eigh(torch.where(known_NM[..., None, None], own_NMKK, 0.0))
+    square_NMK, vector_NMKK = torch.linalg.eigh(own_NMKK.nan_to_num(0, 0, 0))
     held_NMK = square_NMK.clamp(min=0).cumsum(-1)  # ascending: by this direction and all weaker ones
     counts_NMK = held_NMK > (1 - energy + ROUNDING) * held_NMK[..., -1:]
     basis_NMKK = vector_NMKK * torch.where(counts_NMK, square_NMK.rsqrt(), 0.0).unsqueeze(-2)  # Q = E basis
-    rank_NM = torch.where(known_NM, counts_NMK.sum(-1).double(), torch.nan)
+    rank_NM = torch.where(held_NMK[..., -1] > 0, counts_NMK.sum(-1).double(), torch.nan)
     return basis_NMKK.mT.unsqueeze(2) @ blocks_NMMKK @ basis_NMKK.unsqueeze(1), rank_NM
 
 
@@ -132,10 +130,9 @@ def pattern_divergence(norm_MNN: Tensor) -> Divergence:
     if len(norm_MNN) < 2:
         return Divergence(*[math.nan] * 4)
     unit_MX, varies_M = _unit_deviations(norm_MNN.flatten(1))
-    pairs_MM = torch.ones(len(unit_MX), len(unit_MX), dtype=torch.bool, device=unit_MX.device).triu(1)
-    correlation = (unit_MX @ unit_MX.T)[pairs_MM].mean().clamp(-1, 1).item() if varies_M.all() else math.nan
+    divergence = torch.pdist(unit_MX).square().mean().item() / 2 if varies_M.all() else math.nan  # |u-v|^2 = 2 - 2 u.v
     variation = (norm_MNN.std(dim=0, correction=0) / norm_MNN.mean(dim=0)).mean().item()
-    return Divergence(correlation, 1 - correlation, variation, norm_MNN.square().var(dim=0, correction=0).mean().item())
+    return Divergence(1 - divergence, divergence, variation, norm_MNN.square().var(dim=0, correction=0).mean().item())
 
 
 @lru_cache(maxsize=256)
@@ -161,19 +158,18 @@ def random_pattern_divergence(num_sets: int, num_fields: int, size: int, draws: 
 def sub_abundance(sub_gram_MNNKK: Tensor, rows_N: Tensor) -> Tensor:
     """IA(E_i^{->j}) in [1, min(D_i, K)] (Evidence I, II), (M, N, N) indexed [m, i, j], from `Backbone.sub_gram`.
 
-    The first D_i of K singular values; the others are rounding noise. NaN: none (i = j in FFM), all zero or not finite.
+    Singular values after the D_i-th are noise and not read. NaN where E_i^{->j} is all zero, not finite or not there.
     """
     sub_gram_MNNKK, rows_N = _checked(MNNKK=sub_gram_MNNKK, N=rows_N)
-    sigma_MNNK = singular_spectrum(sub_gram_MNNKK)
-    inside_N1K = torch.arange(sigma_MNNK.shape[-1], device=rows_N.device) < rows_N.view(-1, 1, 1)
-    return information_abundance(torch.where(inside_N1K, sigma_MNNK, 0.0))
+    inside_N1K = torch.arange(sub_gram_MNNKK.shape[-1], device=rows_N.device) < rows_N.view(-1, 1, 1)
+    return information_abundance(torch.where(inside_N1K, singular_spectrum(sub_gram_MNNKK), 0.0))
 
 
 def axis_sums(ia_MNN: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of IA(E_i^{->j}) without i = j: (of_field_MN, towards_field_MN), the curves beside Figure 3's heat maps.
 
-    The first is over j, of the sub-embeddings that field i has; the second over i, of those that the others have for
-    field j. N - 1 times the mean of the pairs with a value: a NaN makes no sum small. NaN if none has one.
+    Over j: the sub-embeddings that field i has. Over i: those that the others have for field j. N - 1 times the mean of
+    the pairs with a value, so that a NaN makes no sum small; NaN if none has one.
     """
     (ia_MNN,) = _checked(MNN=ia_MNN)
     others_NN = ~torch.eye(ia_MNN.shape[1], dtype=torch.bool, device=ia_MNN.device)
@@ -192,17 +188,16 @@ class Law(NamedTuple):
 
 
 def collapse_law(ia_NN: Tensor, ia_N: Tensor, permutations: int = 9999, seed: int = 0) -> Law:
-    """Test of the interaction-collapse law (Finding 1): does IA(E_i^{->j}), indexed [i, j], of a set rise with IA(E_j)?
+    """Test of the interaction-collapse law (Finding 1): IA(E_i^{->j}) of a set, indexed [i, j], rises with IA(E_j).
 
-    For every i, Spearman's rho of the two over j != i; the statistic is the mean over i. All rho share the same
-    IA(E_j), so these labels are permuted jointly for all i (Mantel, 1967): `p_value`, one-sided, is the share of
-    labellings with at least this mean, of all N! if no more than `permutations`, otherwise of so many random ones and
-    the true one. That IA(E_i^{->j}) rises along i is trivial, for it is made of E_i, and is not tested. D_i does not
-    explain a trend along j, where it is the same. What does is not said: IA(E_j), or what goes with it, such as D_j.
+    For every i, Spearman's rho of the two over j != i; the statistic is the mean over i. All rho share the IA(E_j), so
+    their labels are permuted jointly for all i (Mantel, 1967). One-sided p: the share of labellings with at least this
+    mean, of all N! if no more than `permutations`, else of so many random ones and the true one. The trend along i is
+    trivial, as E_i^{->j} is made of E_i, and not tested. The one along j at a fixed i is not explained by D_i. Whether
+    IA(E_j) explains it, or what goes with it, such as D_j, the test does not say.
 
-    A field without a finite IA(E_i) is left out. One whose IA(E_i^{->j}) are constant (a single row) or not all finite
-    has no rho, nor one where the other IA(E_j) are equal. NaN below 3 fields or without any rho; ValueError for less
-    than 1 permutation.
+    A field without a finite IA(E_i) is left out; one has no rho if its IA(E_i^{->j}) are constant (a single row) or not
+    all finite, or the other IA(E_j) equal. NaN below 3 fields or without any rho. ValueError below 1 permutation.
     """
     ia_NN, ia_N = (tensor.cpu() for tensor in _checked(NN=ia_NN, N=ia_N))
     if permutations < 1:
@@ -233,18 +228,17 @@ def _unit_ranks(value_NN: Tensor) -> Tensor:
     sorted_NX = row_NX.sort(dim=1).values
     twice_NX = torch.searchsorted(sorted_NX, row_NX) + torch.searchsorted(sorted_NX, row_NX, right=True)
     unit_NX, varies_N = _unit_deviations(twice_NX.double())
-    known_N1 = (varies_N & row_NX.isfinite().all(dim=1)).unsqueeze(1)
-    return torch.zeros_like(value_NN).masked_scatter_(others_NN, torch.where(known_N1, unit_NX, torch.nan))
+    unit_NN = torch.zeros_like(value_NN).masked_scatter_(others_NN, unit_NX)
+    return torch.where((varies_N & row_NX.isfinite().all(dim=1)).unsqueeze(1), unit_NN, torch.nan)
 
 
 def set_correlation(h_BMH: Tensor) -> Tensor:
     """Pearson correlation over the batch between h^(m) and h^(m') of the same unit, mean over the units: (M, M).
 
-    In [-1, 1], 1 on the diagonal. Units correspond because the sets are averaged unit by unit. One that is constant in
-    one of both sets (dead, or a batch of one) is left out; NaN if none is left.
+    In [-1, 1], 1 on the diagonal. Units correspond, for the sets are averaged unit by unit. One that is constant in
+    either set (dead, or a batch of one) is left out; NaN if none is left.
     """
-    (h_BMH,) = _checked(BMH=h_BMH)
-    unit_HMB, varies_HM = _unit_deviations(h_BMH.permute(2, 1, 0))
+    unit_HMB, varies_HM = _unit_deviations(_checked(BMH=h_BMH)[0].permute(2, 1, 0))
     count_MM = varies_HM.double().T @ varies_HM.double()
     return ((unit_HMB @ unit_HMB.mT).sum(dim=0) / count_MM).clamp(-1, 1)
 
@@ -260,8 +254,7 @@ def _unit_deviations(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _checked(**tensors: Tensor) -> list[Tensor]:
     """Float64, without gradient, on the device of the first. Names spell the shapes: ValueError for others."""
     sizes, device = dict[str, int](), next(iter(tensors.values())).device
-    for letters, tensor in tensors.items():
-        pairs = zip(letters, tensor.shape, strict=False)
-        if tensor.ndim != len(letters) or any(sizes.setdefault(letter, size) != size for letter, size in pairs):
-            raise ValueError(f"shape {tuple(tensor.shape)}: expected ({', '.join(letters)}) as in {sizes}")
-    return [tensor.detach().to(device, torch.float64) for tensor in tensors.values()]
+    for name, x in tensors.items():
+        if x.ndim != len(name) or any(sizes.setdefault(k, n) != n for k, n in zip(name, x.shape, strict=True)):
+            raise ValueError(f"shape {tuple(x.shape)}: expected ({', '.join(name)}) as in {sizes}")
+    return [x.detach().to(device, torch.float64) for x in tensors.values()]

@@ -18,8 +18,12 @@ Schema = Mapping[str, Any]
 
 
 def run_folder(trainer: lightning.Trainer) -> Path:
-    """Where the files of this training go: beside its logs, or in the trainer's `default_root_dir`."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Where the files of this training go: beside its logs, or in the trainer's `default_root_dir`.
+
+    Not `trainer.log_dir`: that waits for all ranks, and only the first one writes.
+    """
+    own = [folder for logger in trainer.loggers[:1] for folder in (logger.log_dir, logger.save_dir) if folder]
+    return Path([*own, trainer.default_root_dir][0])
 
 
 def append(frame: pl.DataFrame, rows: Iterable[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:

@@ -77,7 +77,7 @@ class Spectrum(lightning.Callback):
         counts: Mapping[str, Tensor] | None = None,
         fields: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        self.variants = [Variant.parse(words) for words in variants]
+        self.variants = list(dict.fromkeys(Variant.parse(words) for words in variants))  # each once
         self.metrics = list(METRICS if metrics is None else metrics)
         if unknown := [name for name in self.metrics if name not in METRICS]:
             raise ValueError(f"metrics: {', '.join(unknown)} unknown; expected some of {', '.join(METRICS)}")
@@ -85,17 +85,21 @@ class Spectrum(lightning.Callback):
             raise ValueError(f"every_n_steps={every_n_steps}: expected 1 or more, or null for epochs only")
         self.every_n_steps, self.exact, self.counts, self.fields = every_n_steps, exact, counts, fields
         self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+        self._step = 0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+        self._step = trainer.global_step
         self._say_what_is_left_out(pl_module)
         self._measure(trainer, pl_module, epoch=-1)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._measure(trainer, pl_module, trainer.current_epoch, step=trainer.global_step)
+        # A batch may be no step (gradients are accumulated) or several (one of every optimizer).
+        before, self._step = self._step, trainer.global_step
+        if self.every_n_steps and self._step // self.every_n_steps > before // self.every_n_steps:
+            self._measure(trainer, pl_module, trainer.current_epoch, step=self._step)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         relative = self._measure(trainer, pl_module, epoch=trainer.current_epoch)

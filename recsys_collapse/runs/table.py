@@ -228,13 +228,15 @@ def spread(values: Sequence[float | None], digits: int) -> str:
     return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):.{digits}f}"
 
 
-def show(table: Table, path: Path) -> None:
-    """Print the table, and keep it as text at `path`."""
+def show(table: Table, path: Path, aloud: bool = True) -> None:
+    """Print the table (`aloud`), and keep it as text at `path`."""
     unlimited = Console(width=10_000, file=io.StringIO())
     width = Measurement.get(unlimited, unlimited.options, table).maximum
     wide = Console(width=width, record=True, file=io.StringIO())
     wide.print(table)
     write_text(path, wide.export_text())
+    if not aloud:
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=width)  # a log file has no width; do not cut numbers

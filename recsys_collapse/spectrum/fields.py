@@ -5,7 +5,7 @@ of a factor, S spectra.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -91,30 +91,33 @@ class TableSpectra:
                 and alone can halve information abundance.
             unit_norm: only the whole, after every set is scaled to Frobenius norm 1.
         """
-        gram_NCC = self.grams(centred)
-        norm_N = _norm(self.moments.gram_NCC)  # not that of the centred rows: rounding is relative to what is summed
+        raw_NCC, gram_NCC, num_sets = self.moments.gram_NCC, self.grams(centred), self.num_sets
+        scale_NC: Tensor | float = 1.0
         if unit_norm:
-            norm_N = _norm(self.moments.gram_NCC, unit_norm_scale(gram_NCC, self.num_sets))
-            gram_NCC = unit_norm_gram(gram_NCC, self.num_sets)
-        sigma_NC = singular_spectrum(gram_NCC).cpu()
+            scale_NC, gram_NCC = unit_norm_scale(gram_NCC, num_sets), unit_norm_gram(gram_NCC, num_sets)
+        sigma: dict[int | None, Tensor] = {None: singular_spectrum(gram_NCC).cpu()}
+        # Norms before centring: rounding is relative to what was summed.
+        norm_N: dict[int | None, Tensor] = {None: _norm(raw_NCC, scale_NC).cpu()}
+        if num_sets > 1 and not unit_norm:
+            sigma |= enumerate(singular_spectrum(set_grams(gram_NCC, num_sets)).cpu())
+            norm_N |= enumerate(_norm(set_grams(raw_NCC, num_sets)).cpu())
         rows_N = self.moments.rows_N.cpu()
-        sets = range(self.num_sets if self.num_sets > 1 and not unit_norm else 0)
-        sigma_MNK = singular_spectrum(set_grams(gram_NCC, self.num_sets)).cpu() if sets else None
-        for i in self._unresolved(sigma_NC, rows_N - int(centred), norm_N.cpu()):
+        for i in self._unresolved(sigma, norm_N, rows_N - int(centred)):
             factor_RC = self._factor(i, int(rows_N[i]), centred)
             if unit_norm:
-                factor_RC = _unit_norm_factor(factor_RC, self.num_sets)
-            _put(sigma_NC[i], factor_spectrum(factor_RC))
-            if sigma_MNK is not None:
-                _put(sigma_MNK[:, i], factor_spectrum(factor_RC.unflatten(1, (self.num_sets, -1)).movedim(1, 0)))
-        groups = [(None, sigma_NC), *((m, sigma_MNK[m]) for m in sets)] if sigma_MNK is not None else [(None, sigma_NC)]
-        return [spectrum for m, sigma_SC in groups for spectrum in self._described(m, sigma_SC, rows_N, centred)]
+                factor_RC = _unit_norm_factor(factor_RC, num_sets)
+            for m, sigma_NK in sigma.items():
+                _put(sigma_NK[i], factor_spectrum(factor_RC if m is None else factor_RC.chunk(num_sets, dim=1)[m]))
+        return [spectrum for m in sigma for spectrum in self._described(m, sigma[m], rows_N, centred)]
 
-    def _unresolved(self, sigma_NC: Tensor, rank_N: Tensor, norm_N: Tensor) -> list[int]:
-        """Fields whose spectrum is to be taken from a factor: those of lower rank than columns, and coarse ones."""
-        size_N = rank_N.clamp(max=sigma_NC.shape[1])
-        wide_N = (rank_N > 0) & (rank_N < sigma_NC.shape[1])
-        return (wide_N | (coarse(sigma_NC, size_N, norm_N) & self.exact)).nonzero().flatten().tolist()
+    def _unresolved(
+        self, sigma: Mapping[int | None, Tensor], norm_N: Mapping[int | None, Tensor], rank_N: Tensor
+    ) -> list[int]:
+        """Fields whose spectra are to be taken from a factor: those of lower rank than columns, and coarse ones."""
+        wide_N = (rank_N > 0) & (rank_N < sigma[None].shape[1])
+        coarse_N = sum(coarse(sigma[m], rank_N.clamp(max=sigma[m].shape[1]), norm_N[m]) for m in sigma) > 0
+        finite_N = norm_N[None].isfinite()  # in a factor a NaN would spread to other sets
+        return (wide_N | (coarse_N & finite_N & self.exact)).nonzero().flatten().tolist()
 
     def _factor(self, i: int, rows: int, centred: bool) -> Tensor:
         if (i, centred) not in self._factors:
@@ -145,14 +148,14 @@ class TableSpectra:
 
 
 def _norm(gram_NCC: Tensor, scale_NC: Tensor | float = 1.0) -> Tensor:
-    """Frobenius norm (N,) of the tables behind Gram matrices, their columns scaled."""
-    return (gram_NCC.diagonal(dim1=1, dim2=2) * scale_NC**2).sum(1).sqrt()
+    """Frobenius norm (..., N) of the tables behind Gram matrices (..., N, C, C), their columns scaled."""
+    return (gram_NCC.diagonal(dim1=-2, dim2=-1) * scale_NC**2).sum(-1).sqrt()
 
 
 def _put(sigma: Tensor, found: Tensor) -> None:
-    """Overwrite the first of (..., C) with (..., r), r <= C; the others are zero."""
+    """Overwrite the first of (C,) with (r,), r <= C; the others are zero."""
     sigma.zero_()
-    sigma[..., : found.shape[-1]] = found
+    sigma[: len(found)] = found
 
 
 def _unit_norm_factor(factor_RC: Tensor, num_sets: int) -> Tensor:
@@ -184,11 +187,12 @@ def abundance_of_fields(
     found: dict[str, dict[str, Any]] = {name: {"per_set": []} for name in fields}
     for spectrum in TableSpectra(weight, field_slices, num_sets, entries=entries).spectra():
         field, value = found[fields[spectrum.field]], _known(spectrum.information_abundance)
+        random = _known(spectrum.random)
         if spectrum.embedding_set is None:
-            field |= {"whole": value, "random": spectrum.random, "random_per_set": spectrum.random}
+            field |= {"whole": value, "random": random, "random_per_set": random}
         else:
             field["per_set"].append(value)
-            field["random_per_set"] = spectrum.random
+            field["random_per_set"] = random
     for field in found.values():
         field["per_set"] = field["per_set"] or [field["whole"]]
     for spectrum in TableSpectra(weight, field_slices, 1, seen_D.to(weight.device), entries).spectra():

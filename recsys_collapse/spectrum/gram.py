@@ -8,7 +8,8 @@ centring needs nothing but these sums.
 Everything is float64, block by block. A float32 Gram matrix loses every singular value below 3e-4 of the largest; and
 neither TF32 nor autocast touches float64, so that no surrounding setting can change a number.
 
-Shapes: D rows, C columns (all embedding sets beside each other, C = M*K), N fields, B rows of a block.
+Shapes: D rows, C columns (all embedding sets beside each other, C = M*K), A columns of a block, N fields, B rows of a
+block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**27}  # of a float64 block: it stays in a CPU's cache; a GPU needs large ones
-PANEL = 64  # columns; G is symmetric, and half of it is redundant: a panel is multiplied with what is right of it
+PANEL = 56  # columns; G is symmetric, and half of it is redundant: a panel is multiplied with what is right of it
+ALIGNED = 8
 
 
 class Moments(NamedTuple):
@@ -54,21 +56,35 @@ class Moments(NamedTuple):
         return self.sum_NC / self.weight_N.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
 
 
+def augmented_size(columns: int) -> int:
+    """Columns of a block: C, one for the row weight, and zeros up to a multiple that products are fast for."""
+    return (columns // ALIGNED + 1) * ALIGNED
+
+
 def row_blocks(
     table_DC: Tensor, rows: slice, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of a field, float64: (sqrt(w) (B,), sqrt(w) (e - mean) (B, C)). Rows of weight 0 are zero, NaN or not."""
-    size = max(1, BLOCK_BYTES.get(table_DC.device.type, BLOCK_BYTES["cpu"]) // (8 * max(1, table_DC.shape[1])))
+) -> Iterator[Tensor]:
+    """Blocks of a field, float64 (B, A): sqrt(w) (e - mean) in C columns, sqrt(w) in the next one, then zeros.
+
+    Rows of weight 0 are zero, NaN or not. A block is overwritten by the next one.
+    """
+    device, columns = table_DC.device, table_DC.shape[1]
+    augmented = augmented_size(columns)
+    size = max(1, BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"]) // (8 * augmented))
+    buffer_BA = torch.zeros(min(size, rows.stop - rows.start), augmented, dtype=torch.float64, device=device)
     for start in range(rows.start, rows.stop, size):
         block = slice(start, min(start + size, rows.stop))
-        e_BC = table_DC[block].double()
+        filled_BA = buffer_BA[: block.stop - block.start]
+        e_BC = filled_BA[:, :columns].copy_(table_DC[block])
         if mean_C is not None:
-            e_BC = e_BC - mean_C
+            e_BC -= mean_C
         if row_weight_D is None:
-            yield e_BC.new_ones(len(e_BC)), e_BC
+            filled_BA[:, columns] = 1.0
         else:
-            root_B = row_weight_D[block].to(e_BC).sqrt()
-            yield root_B, torch.where(root_B.unsqueeze(1) > 0, e_BC * root_B.unsqueeze(1), 0.0)
+            root_B = row_weight_D[block].to(filled_BA).sqrt()
+            e_BC.mul_(root_B.unsqueeze(1)).masked_fill_((root_B == 0).unsqueeze(1), 0.0)
+            filled_BA[:, columns] = root_B
+        yield filled_BA
 
 
 @torch.no_grad()
@@ -85,32 +101,26 @@ def field_moments(table_DC: Tensor, field_slices: Sequence[slice], row_weight_D:
     """
     if row_weight_D is not None:
         check_weights(row_weight_D, len(table_DC))
-    columns, num_fields = table_DC.shape[1], len(field_slices)
-    found = Moments(
-        torch.zeros(num_fields, columns, columns, dtype=torch.float64, device=table_DC.device),
-        torch.zeros(num_fields, columns, dtype=torch.float64, device=table_DC.device),
-        torch.zeros(num_fields, dtype=torch.float64, device=table_DC.device),
-        torch.zeros(num_fields, dtype=torch.int64, device=table_DC.device),
-    )
-    for i, rows in enumerate(field_slices):
-        for root_B, e_BC in row_blocks(table_DC, rows, row_weight_D):
-            _add_upper_gram(found.gram_NCC[i], e_BC)
-            found.sum_NC[i].addmv_(e_BC.T, root_B)
-            if row_weight_D is not None:
-                found.weight_N[i] += root_B @ root_B
-                found.rows_N[i] += (root_B > 0).sum()
-        if row_weight_D is None:
-            found.weight_N[i] = found.rows_N[i] = rows.stop - rows.start
-    upper_NCC = found.gram_NCC.triu()
-    return found._replace(gram_NCC=upper_NCC + upper_NCC.triu(1).mT)
+    columns, device = table_DC.shape[1], table_DC.device
+    size = augmented_size(columns)
+    upper_NAA = torch.zeros(len(field_slices), size, size, dtype=torch.float64, device=device)
+    for upper_AA, rows in zip(upper_NAA, field_slices, strict=True):
+        for e_BA in row_blocks(table_DC, rows, row_weight_D):
+            _add_upper_gram(upper_AA, e_BA)
+    upper_NAA.triu_()
+    gram_NAA = upper_NAA + upper_NAA.triu(1).mT
+    counted = (rows.stop - rows.start if row_weight_D is None else row_weight_D[rows] > 0 for rows in field_slices)
+    rows_N = torch.tensor([int(torch.as_tensor(rows).sum()) for rows in counted], dtype=torch.int64, device=device)
+    gram_NCC = gram_NAA[:, :columns, :columns].contiguous()
+    return Moments(gram_NCC, gram_NAA[:, :columns, columns].contiguous(), gram_NAA[:, columns, columns].clone(), rows_N)
 
 
-def _add_upper_gram(gram_CC: Tensor, e_BC: Tensor) -> None:
+def _add_upper_gram(gram_AA: Tensor, e_BA: Tensor) -> None:
     """Add E^T E to the upper triangle (and to some of the lower one)."""
-    columns = e_BC.shape[1]
-    panel = PANEL if e_BC.device.type == "cpu" else columns  # a GPU waits for launches, not for products
-    for start in range(0, columns, max(1, panel)):
-        gram_CC[start : start + panel, start:].addmm_(e_BC[:, start : start + panel].T, e_BC[:, start:])
+    columns = e_BA.shape[1]
+    panel = PANEL if e_BA.device.type == "cpu" else columns  # a GPU waits for launches, not for products
+    for start in range(0, columns, panel):
+        gram_AA[start : start + panel, start:].addmm_(e_BA[:, start : start + panel].T, e_BA[:, start:])
 
 
 def check_weights(row_weight_D: Tensor, rows: int) -> None:

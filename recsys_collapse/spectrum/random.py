@@ -17,7 +17,7 @@ from recsys_collapse.spectrum.singular import singular_spectrum
 
 ENTRIES = ("uniform", "normal")
 DRAWN_ROWS = 1000  # up to here whole matrices are drawn: for small ones the distribution of the entries matters
-DRAWN_VALUES = 4000  # singular values over all draws
+DRAWN_VALUES = 4000  # singular values over all draws; fewer for matrices far from square, whose spectra vary less
 WEIGHT_STEP = 1.1  # weights that differ by less are taken for equal
 
 
@@ -71,7 +71,8 @@ def _draw(reference: Reference, size: int) -> Tensor:
     """Singular values of random matrices, (draws, at least `size`)."""
     rows, columns, entries, centred, weights = reference
     generator = torch.Generator().manual_seed(0)
-    draws = math.ceil(DRAWN_VALUES / size)
+    shape_factor = 1.0 if weights else min(1.0, 10 * size / max(rows - centred, columns))
+    draws = max(2, math.ceil(shape_factor * DRAWN_VALUES / size))
     if weights:
         return singular_spectrum(_weighted_grams(draws, weights, columns, centred, generator))
     if rows > DRAWN_ROWS:

@@ -70,11 +70,12 @@ def field_factor(
 
     A column that is not finite spoils those right of it in R, and no other one in E.
     """
+    columns = table_DC.shape[1]
     blocks = row_blocks(table_DC, rows, row_weight_D, mean_C)
-    if counted <= table_DC.shape[1]:  # R would have as many
-        kept = [e_BC if row_weight_D is None else e_BC[root_B > 0] for root_B, e_BC in blocks]
-        return torch.cat([table_DC.new_empty(0, table_DC.shape[1], dtype=torch.float64), *kept])
-    return triangular_factor((e_BC for _, e_BC in blocks), table_DC.shape[1])
+    if counted <= columns:  # the small side: R would have as many rows
+        kept = [e_BA[e_BA[:, columns] > 0, :columns] for e_BA in blocks]
+        return torch.cat([table_DC.new_empty(0, columns, dtype=torch.float64), *kept])
+    return triangular_factor((e_BA[:, :columns].clone() for e_BA in blocks), columns)
 
 
 def coarse(sigma: Tensor, size: Tensor, norm: Tensor) -> Tensor:

@@ -1,0 +1,171 @@
+"""Do the embedding sets of a field say the same? Linear CKA and overlap of column spaces, for every pair of sets.
+
+For `CTRModule` with two sets or more. Writes `set_similarity.parquet`, the values beside what unrelated sets have
+(`similarity.linear_cka`, `similarity.subspace_overlap`); and, at the end, `figures/set_similarity.png`. To the loggers:
+`set_similarity/cka_adjusted` and `set_similarity/overlap`, means over fields and pairs of sets. How far the h^(m) go
+together is measured by callback/activation_rank.py.
+
+Shapes: M embedding sets, N fields, K embedding size per set, C = M*K columns.
+"""
+
+import logging
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+
+from recsys_collapse.callback import publish
+from recsys_collapse.callback.figures import heat_map, panel_inches
+from recsys_collapse.callback.spectrum import table_of
+from recsys_collapse.measure import Variant
+from recsys_collapse.module import CTRModule
+from recsys_collapse.similarity import linear_cka, subspace_overlap
+from recsys_collapse.spectrum import TableSpectra, set_grams
+
+VALUES = ("cka", "cka_null", "cka_adjusted", "overlap", "overlap_null")
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "set_similarity": {
+        "epoch": pl.Int32,
+        "field": pl.String,
+        "set_a": pl.Int32,
+        "set_b": pl.Int32,
+        **dict.fromkeys(VALUES, pl.Float64),
+        "reason": pl.String,
+    }
+}
+EQUAL_ROWS = 1e-14  # share of a Gram matrix's trace that centring leaves of equal rows by rounding, at most
+log = logging.getLogger(__name__)
+
+
+class SetSimilarity(lightning.Callback):
+    """Compares the sets of every field; never ends a training run: without a value there is null and a reason.
+
+    Args:
+        variant: which rows count, see `Variant.parse`: `centred`, `seen+centred` or `min_count:n+centred`.
+        energy: share of the squared singular values that the compared column spaces hold.
+
+    Raises:
+        ValueError: another variant: the measures are those of centred rows that count once; an energy outside (0, 1].
+    """
+
+    def __init__(self, variant: str = "centred", energy: float = 0.95) -> None:
+        self.variant = Variant.parse(variant)
+        if not self.variant.centred or self.variant.weighting or self.variant.unit_norm:
+            raise ValueError(f"variant={variant}: expected centred, seen+centred or min_count:n+centred")
+        if not 0 < energy <= 1:
+            raise ValueError(f"energy={energy}: expected a number above 0, up to 1")
+        self.energy, self._nothing = energy, False
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+        why = self._why_nothing(pl_module)
+        self._nothing = why is not None
+        if why is not None:
+            log.info(f"set_similarity: nothing to measure: {why}")
+        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._measure(trainer, pl_module, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        frame = self.frames["set_similarity"]
+        if trainer.is_global_zero and len(frame):
+            best = frame.filter(pl.col("epoch") == publish.best_epoch(trainer, frame))
+            publish.publish(trainer, "set_similarity", lambda: set_similarity_figure(best), self.frames)
+
+    def _why_nothing(self, pl_module: lightning.LightningModule) -> str | None:
+        if not isinstance(pl_module, CTRModule):
+            return f"{type(pl_module).__name__} is not a CTRModule"
+        if pl_module.backbone.embedding.num_sets == 1:
+            return "a single embedding set"
+        if self.variant.needs_counts and pl_module.train_count_D is None:
+            return f"{self.variant}: how often ids occur is not known"
+        return None
+
+    def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int) -> None:
+        if self._nothing or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, CTRModule)
+        try:
+            rows = [(epoch, *row) for row in self._rows(pl_module)]
+        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+            log.warning(f"set_similarity: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
+            return
+        frame = publish.append(self.frames["set_similarity"], rows, SCHEMAS["set_similarity"])
+        self.frames["set_similarity"] = frame
+        publish.save(trainer, self.frames)
+        own = frame.filter(pl.col("epoch") == epoch)
+        means = {f"set_similarity/{name}": own[name].mean() for name in ("cka_adjusted", "overlap")}
+        for logger in trainer.loggers:
+            known = {key: value for key, value in means.items() if value is not None}
+            logger.log_metrics({**known, "epoch": epoch}, step=trainer.global_step)
+
+    @torch.no_grad()
+    def _rows(self, pl_module: CTRModule) -> Iterator[tuple[Any, ...]]:
+        """Rows of the file after the epoch."""
+        table = table_of(pl_module)
+        weight_D, num_sets = table.row_weight(self.variant), table.num_sets
+        spectra = TableSpectra(table.weight, table.field_slices, num_sets, weight_D, table.entries)
+        gram_NCC, rows_N = spectra.grams(centred=True), spectra.moments.rows_N
+        # What rounding leaves of equal rows would be compared like anything else.
+        before_MN, after_MN = (
+            set_grams(gram, num_sets).diagonal(dim1=2, dim2=3).sum(-1) for gram in (spectra.grams(), gram_NCC)
+        )
+        spread_MN = ~(after_MN <= EQUAL_ROWS * before_MN)  # NaN counts as spread: it is to be seen
+        kept_NC = spread_MN.T.repeat_interleave(gram_NCC.shape[1] // num_sets, dim=1)
+        gram_NCC = torch.where(kept_NC.unsqueeze(2) & kept_NC.unsqueeze(1), gram_NCC, 0.0)
+        cka = linear_cka(gram_NCC, num_sets, rows_N)
+        overlap = subspace_overlap(gram_NCC, num_sets, (rows_N - 1).clamp(min=0), self.energy)
+        parts = (cka.value_NMM, cka.null_NMM, cka.adjusted_NMM, overlap.value_NMM, overlap.null_NMM)
+        values_NMM5 = torch.stack(parts, dim=3).tolist()
+        for i, field in enumerate(table.fields):
+            for a, b in combinations(range(num_sets), 2):
+                yield field, a, b, *values_NMM5[i][a][b], self._why_null(
+                    int(rows_N[i]), table.weight.shape[1] // num_sets, spread_MN[[a, b], i], after_MN[[a, b], i]
+                )
+
+    @staticmethod
+    def _why_null(rows: int, size: int, spread_2: torch.Tensor, trace_2: torch.Tensor) -> str | None:
+        if rows < 2:
+            return "no spread: one row or none"
+        if not trace_2.isfinite().all():
+            return "an entry is not finite"
+        if not spread_2.all():
+            return "no spread: all rows of a set are equal"
+        if rows - 1 <= size:
+            return f"cka_adjusted and overlap: {rows} rows, they need more than {size + 1}"
+        return None
+
+
+def set_similarity_figure(frame: pl.DataFrame) -> Any:
+    """One epoch: means over fields as heat maps of set against set, and below means over pairs of sets by field."""
+    from matplotlib.figure import Figure
+
+    names = frame["field"].unique(maintain_order=True).to_list()
+    num_sets = 1 + int(frame["set_b"].max())  # type: ignore[arg-type]
+    figure = Figure(figsize=(max(8.0, panel_inches(len(names)) + 2), 6.2), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1])
+    sets = [str(m) for m in range(num_sets)]
+    shown = {"cka_adjusted": "CKA, adjusted", "overlap": "overlap of column spaces"}
+    for axes, (name, title) in zip(upper.subplots(1, 2), shown.items(), strict=True):
+        means = frame.group_by("set_a", "set_b").agg(pl.col(name, "overlap_null").mean())
+        value_MM = np.full((num_sets, num_sets), np.nan)
+        for a, b, value in means.select("set_a", "set_b", name).rows():
+            value_MM[a, b] = value_MM[b, a] = np.nan if value is None else value
+        null = means["overlap_null"].mean()
+        unrelated = "0" if name != "overlap" or null is None else f"{null:.2f}"
+        image = heat_map(axes, value_MM, sets, sets, cmap="viridis", vmin=0, vmax=1)
+        axes.set(title=f"{title}, mean over fields\n1: same, {unrelated}: unrelated", xlabel="set", ylabel="set")
+        upper.colorbar(image, ax=axes)
+    by_field = frame.group_by("field", maintain_order=True).agg(pl.col(*shown).mean())
+    axes = lower.subplots()
+    strip = np.stack([by_field[name].to_numpy() for name in shown])
+    image = heat_map(axes, strip, list(shown.values()), names, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    axes.set_title("by field, mean over pairs of sets (grey: too few rows)")
+    lower.colorbar(image, ax=axes)
+    return figure

@@ -1,0 +1,235 @@
+"""Do fields of low information abundance (IA) pull others down? IA of the sub-embeddings E_i^{->j}, at every epoch.
+
+For `CTRModule` with a backbone that has sub-embeddings (`Backbone.sub_gram`: dcnv2, ffm); nothing with others. They are
+taken from Gram matrices: E_i W^T is never formed. Writes `sub_embedding.parquet`, with IA(E_j) of the same set beside
+every E_i^{->j}; `collapse_law.parquet`, the test of Finding 1 (`similarity.collapse_law`); and, at the end,
+`figures/sub_embedding.png`. To the loggers: `collapse_law/mean_rho[_set<m>][@<variant>]` and `collapse_law/p_value...`.
+
+Shapes: M embedding sets, N fields, K embedding size per set.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+
+from recsys_collapse.callback import publish
+from recsys_collapse.callback.figures import heat_map, panel_inches, ticks
+from recsys_collapse.callback.spectrum import table_of
+from recsys_collapse.measure import Variant
+from recsys_collapse.module import CTRModule
+from recsys_collapse.similarity import Law, axis_sums, collapse_law, sub_abundance
+from recsys_collapse.spectrum import Reference, TableSpectra, random_metrics, set_grams
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "sub_embedding": {
+        "epoch": pl.Int32,
+        "embedding_set": pl.Int32,
+        "field": pl.String,
+        "towards": pl.String,
+        "variant": pl.String,
+        "information_abundance": pl.Float64,
+        "random_value": pl.Float64,
+        "towards_abundance": pl.Float64,
+        "reason": pl.String,
+    },
+    "collapse_law": {
+        "epoch": pl.Int32,
+        "embedding_set": pl.Int32,
+        "variant": pl.String,
+        "mean_rho": pl.Float64,
+        "p_value": pl.Float64,
+        "permutations": pl.Int32,
+        "fields": pl.Int32,
+    },
+}
+log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """Of one variant: information abundance of sub-embeddings and fields, and whether the one goes with the other."""
+
+    variant: Variant
+    ia_MNN: Tensor
+    random_N: list[float]
+    ia_MN: Tensor
+    rows_N: list[int]
+    finite_MNN: Tensor
+    laws: list[Law]
+
+
+class SubEmbedding(lightning.Callback):
+    """Measures sub-embeddings; never ends a training run: where there is no value there is null and a reason.
+
+    Args:
+        variants: which rows count and whether their mean is taken off, see `Variant.parse`. Centred sub-embeddings are
+            those of the centred table.
+        permutations: of the fields in the test of the law.
+
+    Raises:
+        ValueError: an unknown variant, or `unit_norm`, which changes no IA within a set; fewer permutations than 1.
+    """
+
+    def __init__(
+        self, variants: Sequence[str] = ("all", "centred", "seen", "seen+centred"), permutations: int = 9999
+    ) -> None:
+        self.variants = [Variant.parse(words) for words in variants]
+        if any(variant.unit_norm for variant in self.variants):
+            raise ValueError(f"variants={list(variants)}: unit_norm changes no information abundance within a set")
+        if permutations < 1:
+            raise ValueError(f"permutations={permutations}: expected 1 or more")
+        self.permutations, self._nothing = permutations, False
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+        self._nothing = not isinstance(pl_module, CTRModule)
+        if not isinstance(pl_module, CTRModule):
+            log.info(f"sub_embedding: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
+        elif pl_module.train_count_D is None and (left := [str(v) for v in self.variants if v.needs_counts]):
+            log.info(f"sub_embedding: {', '.join(left)} left out: how often ids occur is not known")
+        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._measure(trainer, pl_module, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and len(self.frames["sub_embedding"]):
+            at_best = pl.col("epoch") == publish.best_epoch(trainer, self.frames["sub_embedding"])
+            best = [self.frames[name].filter(at_best) for name in SCHEMAS]
+            publish.publish(trainer, "sub_embedding", lambda: sub_embedding_figure(*best), self.frames)
+
+    def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int) -> None:
+        if self._nothing or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, CTRModule)
+        try:
+            found = list(self._found(pl_module))
+        except ValueError as error:  # the backbone has none
+            self._nothing = True
+            log.info(f"sub_embedding: nothing to measure: {error}")
+            return
+        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+            log.warning(f"sub_embedding: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
+            return
+        rows = {
+            "sub_embedding": [(epoch, *row) for one in found for row in _sub_rows(one, pl_module.fields)],
+            "collapse_law": [(epoch, *row) for one in found for row in _law_rows(one)],
+        }
+        self.frames = {name: publish.append(frame, rows[name], SCHEMAS[name]) for name, frame in self.frames.items()}
+        publish.save(trainer, self.frames)
+        for logger in trainer.loggers:
+            logger.log_metrics({**_scalars(rows["collapse_law"]), "epoch": epoch}, step=trainer.global_step)
+
+    @torch.no_grad()
+    def _found(self, pl_module: CTRModule) -> Iterator[Found]:
+        """Every variant; the table is read once for all that count the same rows."""
+        table, read = table_of(pl_module), dict[tuple[int, str], TableSpectra]()
+        num_sets, num_fields = table.num_sets, len(table.fields)
+        for variant in self.variants:
+            if variant.needs_counts and table.count_D is None:
+                continue
+            counted = (variant.min_count, variant.weighting)
+            if counted not in read:
+                weight_D = table.row_weight(variant)
+                read[counted] = TableSpectra(
+                    table.weight, table.field_slices, num_sets, weight_D, table.entries, exact=False
+                )
+            spectra = read[counted]
+            sub_MNNKK = pl_module.backbone.sub_gram(set_grams(spectra.grams(variant.centred), num_sets))
+            ia_MNN = sub_abundance(sub_MNNKK, (spectra.moments.rows_N - int(variant.centred)).clamp(min=0)).cpu()
+            own = [s for s in spectra.spectra(variant.centred) if num_sets == 1 or s.embedding_set is not None]
+            ia_MN = torch.tensor([s.information_abundance for s in own]).view(num_sets, num_fields)
+            shapes = [s.reference._replace(columns=sub_MNNKK.shape[-1]) for s in own[:num_fields]]
+            yield Found(
+                variant,
+                ia_MNN,
+                [_random(shape) for shape in shapes],
+                ia_MN,
+                [shape.rows for shape in shapes],
+                sub_MNNKK.isfinite().flatten(3).all(dim=3).cpu(),
+                [collapse_law(ia_NN, ia_N, self.permutations) for ia_NN, ia_N in zip(ia_MNN, ia_MN, strict=True)],
+            )
+
+
+def _random(shape: Reference) -> float:
+    return random_metrics(shape)["information_abundance"]
+
+
+def _sub_rows(found: Found, fields: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of `sub_embedding.parquet` after the epoch."""
+    ia_MNN, ia_MN, num_sets = found.ia_MNN.tolist(), found.ia_MN.tolist(), len(found.ia_MN)
+    for m in range(num_sets):
+        for i, field in enumerate(fields):
+            for j, towards in enumerate(fields):
+                value, random = ia_MNN[m][i][j], found.random_N[i]
+                reason = None if math.isfinite(value) else _why_null(found, m, i, j)
+                embedding_set = m if num_sets > 1 else None
+                yield embedding_set, field, towards, str(found.variant), value, random, ia_MN[m][j], reason
+
+
+def _why_null(found: Found, m: int, i: int, j: int) -> str:
+    if found.rows_N[i] <= found.variant.centred:
+        return "no spread: one row or none"
+    if found.finite_MNN[m, i, j]:
+        return "all zero"
+    alone = i == j and bool(found.ia_MN[m, i].isfinite())  # ffm: a finite table, and no E_i^{->i} in it
+    return "the model has no such sub-embedding" if alone else "an entry is not finite"
+
+
+def _law_rows(found: Found) -> Iterator[tuple[Any, ...]]:
+    """Rows of `collapse_law.parquet` after the epoch."""
+    for m, law in enumerate(found.laws):
+        embedding_set = m if len(found.laws) > 1 else None
+        yield embedding_set, str(found.variant), law.mean_rho, law.p_value, law.permutations, law.fields
+
+
+def _scalars(rows: Sequence[tuple[Any, ...]]) -> dict[str, float]:
+    """What goes to the loggers, by key."""
+    values = {}
+    for _, embedding_set, variant, mean_rho, p_value, _, _ in rows:
+        suffix = "" if embedding_set is None else f"_set{embedding_set}"
+        suffix += "" if variant == "all" else f"@{variant}"
+        values[f"collapse_law/mean_rho{suffix}"] = mean_rho
+        values[f"collapse_law/p_value{suffix}"] = p_value
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def sub_embedding_figure(sub: pl.DataFrame, laws: pl.DataFrame) -> Any:
+    """One epoch, its first set, as Figure 3: fields by ascending IA(E_i) on both axes, and the sums along each.
+
+    Shown is IA(E_i^{->j}) / that of a random matrix of its shape, or fields with few ids would hide all others. A row of
+    panels per variant: heat map (i down, j to the right), sum over j, sum over i, both without i = j.
+    """
+    from matplotlib.figure import Figure
+
+    first = sub["embedding_set"].min()
+    own = pl.lit(True) if first is None else pl.col("embedding_set") == first
+    sub, laws = sub.filter(own), laws.filter(own)
+    variants, names = (sub[key].unique(maintain_order=True).to_list() for key in ("variant", "towards"))
+    side, count = panel_inches(len(names)), len(names)
+    figure = Figure(figsize=(3 * side + 2.5, (side + 0.8) * len(variants)), layout="constrained")
+    for axes, variant, law in zip(figure.subplots(len(variants), 3, squeeze=False), variants, laws.rows(named=True)):
+        of_variant = sub.filter(pl.col("variant") == variant)
+        ratio_NN = (of_variant["information_abundance"] / of_variant["random_value"]).to_numpy().reshape(count, count)
+        order_N = np.argsort(of_variant["towards_abundance"][:count].to_numpy(), kind="stable")
+        ratio_NN, sorted_names = ratio_NN[np.ix_(order_N, order_N)], [names[i] for i in order_N]
+        image = heat_map(axes[0], ratio_NN, sorted_names, sorted_names, cmap="viridis")
+        figure.colorbar(image, ax=axes[0], label="IA / random IA")
+        found = ("", "") if law["mean_rho"] is None else (f"{law['mean_rho']:.2f}", f"{law['p_value']:.2g}")
+        test = "law: no value" if law["mean_rho"] is None else "law: mean rho {}, p {}".format(*found)
+        set_words = "" if first is None else f", set {first}"
+        axes[0].set(title=f"IA of E_i→j / random, {variant}{set_words}\n{test}", xlabel="towards j", ylabel="field i")
+        sums = axis_sums(torch.tensor(ratio_NN).unsqueeze(0))
+        for part, values_1N, over, along in zip(axes[1:], sums, "ji", "ij", strict=True):
+            part.plot(values_1N[0].numpy(), marker=".")
+            ticks(part, "x", sorted_names)
+            part.grid(alpha=0.3)
+            part.set(title=f"sum over {over} of IA / random", xlabel=f"{along}, by ascending IA of its table")
+    return figure
