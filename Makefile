@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-.PHONY: help install demo test test-slow test-gpu lint bench clean
+.PHONY: help install demo test test-slow test-gpu lint docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: $(STAMP)  ## format, lint and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the pictures of docs/metrics.md
+	$(BIN)/python -m docs.pictures
 
 bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.batches

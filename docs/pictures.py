@@ -228,7 +228,7 @@ def pairs() -> Figure:
     for axes, strength, name in ((panels[0], 0.1, "planted law"), (panels[1], 0.0, "no law")):
         ia_NN = ia_N.unsqueeze(1) * (1 + strength * (ia_N - ia_N.mean()) / 2) + noise_NN
         law = collapse_law(ia_NN, ia_N)
-        image = axes.imshow(ia_NN, origin="lower")
+        image = axes.imshow(ia_NN.numpy(), origin="lower")
         axes.set(title=f"{name}\nmean rho {law.mean_rho:.2f}, p = {law.p_value:.4f}", xlabel="j, by IA($E_j$)")
         axes.set_ylabel("i, by IA($E_i$)")
     figure.colorbar(image, ax=list(panels[:2]), label="IA of the sub-embedding of i for j", shrink=0.8)
@@ -237,7 +237,7 @@ def pairs() -> Figure:
     for axes, scale, name in ((panels[2], 1.0, "two sets at initialisation"), (panels[3], scale_MNN, "diverged")):
         norm_MNN = pair_norms(w_MNNKK) * scale
         found, top = pattern_divergence(norm_MNN), norm_MNN.max().item()
-        axes.scatter(norm_MNN[0], norm_MNN[1], s=4)
+        axes.scatter(*norm_MNN.numpy(), s=4)
         axes.set(xlim=(0, top), ylim=(0, top), xlabel="norm of $W_{ij}$ in set 1", ylabel="in set 2")
         axes.set_title(
             f"{name}\n1 - correlation {found.divergence:.2f}, variation {found.variation:.2f}", fontsize="medium"

@@ -236,3 +236,24 @@ def measure(
         for row in collapse_rows(table, variant, spectra)
     ]
     return pl.DataFrame(rows, schema=COLLAPSE, orient="row").fill_nan(None)
+
+
+def by_field(frame: pl.DataFrame, metric: str = "information_abundance") -> pl.DataFrame:
+    """One row per field and embedding set of what `measure` returns, for reading.
+
+    Columns: field, embedding_set, cardinality and the metric itself (of the first variant), then for every variant the
+    value relative to random: 1 is as spread out as at initialisation.
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric}: expected one of {', '.join(METRICS)}")
+    parts = pl.col("metric").str.split("@")
+    own = frame.filter(parts.list.first() == metric).with_columns(
+        variant=parts.list.get(1, null_on_oob=True).fill_null("all"), relative=pl.col("value") / pl.col("random_value")
+    )
+    key = ["field", "embedding_set"]
+    first = own.group_by(key, maintain_order=True).agg(pl.first("cardinality"), pl.first("value").alias(metric))
+    wide = own.pivot("variant", index=key, values="relative")
+    return first.join(wide, on=key, how="left", nulls_equal=True, maintain_order="left")

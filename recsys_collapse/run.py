@@ -100,9 +100,9 @@ def check_targets(jobs: list[Job]) -> None:
     from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
     from recsys_collapse.optimizer.trial import trial_step
 
-    for job in jobs:
-        for name, node in job.config.callback.items():
-            check(node, f"callback.{name}")
+    for name, node in {(name, str(node)): node for job in jobs for name, node in job.config.callback.items()}.items():
+        own = str(node.get("_target_") if isinstance(node, DictConfig) else "").startswith("recsys_collapse.")
+        (build if own else check)(node, f"callback.{name[0]}")
     for config in {str(job.config.optimizer): job.config for job in jobs}.values():
         check(config.optimizer, "optimizer")
         trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))

@@ -207,7 +207,7 @@ def collapse_law(ia_NN: Tensor, ia_N: Tensor, permutations: int = 9999, seed: in
     sub_NN, raw_NN = _unit_ranks(ia_NN[kept][:, kept]), _unit_ranks(ia_N[kept].expand(fields, -1))
     rho_N[kept] = (sub_NN * raw_NN).sum(dim=1).clamp(-1, 1)
     observed = rho_N.nanmean().item()
-    if fields < 3 or math.isnan(observed):
+    if math.isnan(observed):
         return Law(rho_N, math.nan, math.nan, 0, fields)
     if math.factorial(fields) <= permutations:
         order_PN = torch.tensor(list(every_order(range(fields))))

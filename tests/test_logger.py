@@ -14,29 +14,20 @@ import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
-import numpy as np
-import polars as pl
 import pytest
 import pytorch_lightning as lightning
 import torch
+from PIL import Image
 
-from recsys_collapse.callback.spectrum import COLLAPSE, SPECTRA
 from recsys_collapse.logger import redact, within
 from recsys_collapse.logger import wandb as room
 
 KEY = "a" * 40
-SPECTRA_ROWS = [  # a collapsed field with D=2 < K=3, in the last epoch only; a zero table and one without a value
-    (-1, "C1", None, 0, 9.0),
-    (0, "C1", None, 0, 4.0),
-    (0, "C1", None, 1, 1.0),
-    (0, "C1", 0, 0, 7.0),
-    (0, "C2", None, 0, 0.0),
-    (0, "C3", None, 0, None),
-    (0, "C4", None, 0, 8.0),
-    (0, "C4", None, 1, 4.0),
-    (0, "C4", None, 2, 2.0),
+ROWS = [  # epoch, field, embedding_set, value: null and a number in one column, and one of nothing but null
+    [-1, "C1", None, 1.25, None],
+    [0, "C1", 0, None, None],
 ]
-COLLAPSE_ROWS = [(e, "C1", None, 2, "information_abundance", 1.25, 1.5) for e in (-1, 0)]
+COLUMNS = ["epoch", "field", "embedding_set", "value", "reason"]
 
 
 @pytest.fixture(autouse=True)
@@ -194,10 +185,8 @@ def test_offline_run_has_everything_and_prints_nothing(tmp_path, caplog, capfd):
     mirror.log_metrics({"val/auc": 0.76}, step=20)
     mirror.finalize("success")
     mirror.log_metrics({"val/auc": 0.77}, step=30)  # the trainer finalizes after every stage
-    mirror.log_spectra(
-        pl.DataFrame(SPECTRA_ROWS, schema=SPECTRA, orient="row"),
-        pl.DataFrame(COLLAPSE_ROWS, schema=COLLAPSE, orient="row"),
-    )
+    mirror.log_image(key="spectra/plot", images=[Image.new("RGB", (4, 3), "red")])
+    mirror.log_table(key="spectra/collapse", columns=COLUMNS, data=ROWS)
     mirror.log_summary(
         {
             "val_auc": 0.8,
@@ -237,27 +226,12 @@ def test_offline_run_has_everything_and_prints_nothing(tmp_path, caplog, capfd):
     assert "test_auc" not in summary and "environment" not in summary
     assert [record["exit_code"] for record in found["exit"]] == [0]
 
-    tables = {
-        path.name.split("_")[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/*/*.json")
-    }
-    assert tables["last"]["columns"] == list(SPECTRA)
-    assert tables["last"]["data"] == [list(row) for row in SPECTRA_ROWS[1:]]
-    assert tables["collapse"]["data"] == [list(row) for row in COLLAPSE_ROWS]
-    (image,) = folder.glob("files/media/images/*/*.png")
-    assert image.read_bytes().startswith(b"\x89PNG")
+    (table,) = folder.glob("files/media/table/spectra/collapse*.json")
+    table = json.loads(table.read_text())
+    assert (table["columns"], table["data"]) == (COLUMNS, ROWS)
+    (image,) = folder.glob("files/media/images/spectra/plot*.png")
+    assert Image.open(image).size == (4, 3)
     assert not {"output", "output_raw"} & found.keys() and not (folder / "files" / "output.log").exists()
-
-
-def test_long_tables_keep_the_last_epochs(tmp_path):
-    import wandb
-
-    rows = [(epoch, "C1", None, 2, "information_abundance", 1.0, 1.0) for epoch in range(wandb.Table.MAX_ROWS + 1)]
-    (mirror,) = start(tmp_path)
-    mirror.log_spectra(pl.DataFrame(schema=SPECTRA), pl.DataFrame(rows, schema=COLLAPSE, orient="row"))
-    mirror.finish(0)
-    (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*/collapse*.json")
-    data = json.loads(path.read_text())["data"]
-    assert data[-1][0] == wandb.Table.MAX_ROWS and data[0][0] == 1
 
 
 def test_runs_of_one_process_are_separate_even_if_one_was_left_open(tmp_path):
@@ -299,26 +273,6 @@ def test_redact():
     hidden = dict.fromkeys(("API_Key", "auth_token", "secrets"), "<redacted>")
     assert redact(config) == {**config, **hidden}
     assert config["API_Key"] == 1
-
-
-@pytest.mark.filterwarnings("error")
-def test_plot_is_normalised_per_field(monkeypatch):
-    from matplotlib.axes import Axes
-
-    drawn, plot = {}, Axes.plot
-
-    def spy(axes, x, y, *, label, **kwargs):
-        drawn[label] = (np.asarray(x), np.asarray(y))
-        return plot(axes, x, y, label=label, **kwargs)
-
-    monkeypatch.setattr(Axes, "plot", spy)
-    frame = pl.DataFrame(SPECTRA_ROWS[1:], schema=SPECTRA, orient="row").reverse()
-    image = room.plot_spectra(frame)
-    assert list(drawn) == ["C4", "C1"]  # as in the frame
-    np.testing.assert_allclose(drawn["C1"], ([0.5, 1], [1, 0.25]))
-    np.testing.assert_allclose(drawn["C4"], ([1 / 3, 2 / 3, 1], [1, 0.5, 0.25]))
-    assert len(np.unique(np.asarray(image))) > 2
-    assert room.plot_spectra(frame.clear()).size == image.size
 
 
 def test_under_lightning(tmp_path):
@@ -414,23 +368,18 @@ def test_failing_run_is_silenced_with_one_warning(monkeypatch, tmp_path, caplog,
         mirror.log_metrics({"loss": 1.0}, step=step)
     mirror.log_summary({"val_auc": 0.5})
     mirror.log_hyperparams({"lr": 1})
+    mirror.log_table(key="table", columns=["a"], data=[[1]])
+    mirror.log_image(key="image", images=[Image.new("L", (2, 2))])
     mirror.finish(0)
     mirror.finish(0)
     mirror.log_metrics({"loss": 1.0}, step=4)
     mirror.experiment.log({"loss": 1.0})  # a callback that uses it directly
     assert time.perf_counter() - started < 2
     before = ["log"] if "log" in broken else ["log", "log", "log", "update"]
-    assert run.calls == before + (["update"] if broken == ("finish",) else []) + ["finish"]
+    assert run.calls == before + (["update", "log", "log"] if broken == ("finish",) else []) + ["finish"]
     (warning,) = warnings(caplog)
     reason = "RuntimeError: the service is gone" if how is fail else "TimeoutError: no answer within 0.3 s"
     assert f"({reason})" in warning.getMessage()
-
-
-def test_spectra_that_cannot_be_drawn_do_not_raise(tmp_path, caplog):
-    (mirror,) = start(tmp_path)
-    mirror.log_spectra(pl.DataFrame({"nothing": [1]}), pl.DataFrame())
-    mirror.finish(0)
-    assert len(warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("how", [fail, hang])

@@ -89,6 +89,32 @@ def test_table_and_figure_are_shown(sweep: Sweep) -> None:
     assert all((sweep.folder / path).stat().st_size > 5000 for path in paths)
 
 
+def test_table_of_fields_is_shown(sweep: Sweep) -> None:
+    """IA/random of every field and cell, and its mean, which is what the sweep's table has."""
+    (line,) = [line for line in sweep.done.stdout.splitlines() if line.startswith("fields")]
+    pattern, parquet = line.split()[1:]
+    folder = (sweep.folder / parquet).parent
+    assert folder.parent == sweep.folder / "outputs" / "sweeps"
+    words = ["", "_centred", "_seen", "_seen_centred", "_unit_norm"]
+    assert sorted(path.name for path in sweep.folder.glob(pattern)) == sorted(f"fields{word}.txt" for word in words)
+    frame = pl.read_parquet(sweep.folder / parquet)
+    assert set(frame["cell"]) == {
+        f"{model} {cell}" for model in ("dcnv2", "dnn") for cell in ("base", "SE 2x", "ME 2x")
+    }
+    for result in sweep.runs.values():
+        label = "base" if result["scale"] == 1 else f"{result['embed'].upper()} 2x"
+        own = frame.filter(cell=f"{result['model']} {label}", seed=result["seed"], metric="information_abundance")
+        assert set(own["epoch"]) == {result["best_epoch"]}
+        whole = {field: ia["whole"] / ia["random"] for field, ia in result["information_abundance"].items()}
+        found = own.filter(pl.col("embedding_set").is_null()).select("field", "relative").rows()
+        assert dict(found) == pytest.approx(whole, rel=1e-12)
+    text, printed = (folder / "fields.txt").read_text(), sweep.done.stdout
+    assert all(
+        line.rstrip() in printed for line in text.splitlines() if line.startswith(("│ user", "│ item", "│ mean"))
+    )
+    assert "seen, best epoch" not in printed and "seen, best epoch" in (folder / "fields_seen.txt").read_text()
+
+
 def test_results_table_holds_every_run(sweep: Sweep) -> None:
     table = pl.read_parquet(sweep.folder / "outputs" / "results.parquet")
     assert set(table["run_name"]) == set(sweep.runs)
@@ -110,6 +136,7 @@ def test_every_run_keeps_the_contract(sweep: Sweep) -> None:
         assert best["epoch"] == result["best_epoch"]
         assert best["val_auc"] == result["val_auc"], "the best checkpoint scores as its epoch did"
         assert (folder / "config.yaml").is_file() and not (folder / "failure.json").exists()
+        assert (folder / "figures" / "spectra.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_scores_give_the_metrics(sweep: Sweep) -> None:
@@ -133,13 +160,15 @@ def test_spectra_are_those_of_the_best_weights(sweep: Sweep) -> None:
         collapse = pl.read_parquet(folder / "collapse.parquet")
         start = 0
         for field, ia in result["information_abundance"].items():
-            whole = collapse.filter(
-                (pl.col("field") == field)
-                & pl.col("embedding_set").is_null()
-                & (pl.col("epoch") == result["best_epoch"])
-            )
+            at_best = collapse.filter(pl.col("embedding_set").is_null(), field=field, epoch=result["best_epoch"])
+            whole = at_best.filter(metric="information_abundance")
             rows = slice(start, start := start + whole["cardinality"].item())
             assert whole["value"].item() == ia["whole"] and whole["random_value"].item() == ia["random"]
+            seen = at_best.filter(metric="information_abundance@seen")
+            found = dict(
+                zip(("rows", "whole", "random"), seen["cardinality", "value", "random_value"].row(0), strict=True)
+            )
+            assert found == ia["seen"]
             sets = [(None, table[rows])]
             if result["num_sets"] > 1:
                 sets += enumerate(np.split(table[rows], result["num_sets"], axis=1))
@@ -152,7 +181,7 @@ def test_spectra_are_those_of_the_best_weights(sweep: Sweep) -> None:
                 assert expected == pytest.approx(sigma.sum() / sigma[0], rel=1e-6)
         assert start == len(table)
         assert set(spectra["embedding_set"].unique()) == ({None} if result["num_sets"] == 1 else {None, 0, 1})
-        initial = collapse.filter(pl.col("epoch") == -1)
+        initial = collapse.filter(epoch=-1, metric="information_abundance")
         assert (initial["value"] / initial["random_value"]).mean() == pytest.approx(1, abs=0.15)
 
 

@@ -143,6 +143,8 @@ def test_rows_alone_decide_whether_cka_has_an_adjusted_value() -> None:
     assert (value, null, adjusted) == ([False] * 3 + [True], [False] * 3 + [True], [False] + [True] * 3)
     two = linear_cka(gram(fields[2:3]), 2, counts(fields[2:3]))
     assert two.value_NMM[0, 0, 1].item() == pytest.approx(1) and two.null_NMM[0, 0, 1].item() == pytest.approx(1)
+    noise = linear_cka(gram(tables(2, 2, [4, 4])), 2, torch.tensor([1, 0]))  # of a single row that centring left
+    assert all(part.isnan().all() for part in noise)
 
 
 # Overlap of spaces

@@ -277,6 +277,13 @@ def test_the_true_labelling_counts_among_the_random_ones() -> None:
         assert collapse_law(-ia_N.expand(30, 30), ia_N, permutations_).p_value == 1
 
 
+def test_a_labelling_without_a_rho_counts_against_the_law() -> None:
+    """Only field 0 has a rho, and none if the single larger value is its own: two labellings of six."""
+    ia_NN = torch.tensor([[0.0, 2, 1], [1, 0, 1], [1, 1, 0]])
+    law = collapse_law(ia_NN, torch.tensor([1.0, 2.0, 1.0]))
+    assert law[1:] == (pytest.approx(1), pytest.approx(4 / 6), 6, 3)
+
+
 def unrelated(kind: str, num_fields: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """`columns`: every IA(E_i^{->j}) depends on j in the same way, but on nothing that IA(E_j) has to do with."""
     ia_NN, ia_N = rng.standard_normal((num_fields, num_fields)), rng.uniform(1, 5, num_fields)

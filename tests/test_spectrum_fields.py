@@ -267,7 +267,7 @@ def test_a_set_without_a_spread_does_not_count(rows: int) -> None:
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
-@pytest.mark.parametrize("name", ["plain", "two", "square", "one more"])
+@pytest.mark.parametrize("name", ["plain", "two", "square", "one more", "shifted"])
 def test_a_set_without_a_value_leaves_all_others_as_they_are(name: str, value: float, centred: bool) -> None:
     spoiled, lost = table(), list(SIZES).index(name)
     spoiled[FIELDS[name], 2:4] = value  # set 1
@@ -280,8 +280,8 @@ def test_a_set_without_a_value_leaves_all_others_as_they_are(name: str, value: f
             assert (new.sigma == 0).all() if value == 0 else new.sigma.isnan().all()
         elif old.field == lost and old.embedding_set is None:
             assert new.sigma.isnan().all() if value != 0 else new.sigma.isfinite().all()
-        elif old.field == lost:
-            torch.testing.assert_close(new.sigma, old.sigma, rtol=1e-12, atol=0)
+        elif old.field == lost:  # QR, which "shifted" takes, would spread NaN
+            torch.testing.assert_close(new.sigma, old.sigma, rtol=1e-4 if name == "shifted" else 1e-12, atol=0)
         else:
             assert torch.equal(new.sigma, old.sigma)
 

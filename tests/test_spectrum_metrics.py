@@ -196,6 +196,7 @@ def test_abundance_of_known_spectra() -> None:
         ([1.0], 1, 1),
         ([1.0, 0.0, 0.0], 1, 1),
         ([3.0, 1.0], 1, 2),  # 90% exactly
+        ([9.0, 3.0, 3.0, 1.0], 2, 3),  # 90% and 99% exactly, but not in floating point
         ([2.99, 1.0], 2, 2),
         ([1.0] * 10, 9, 10),
         ([1.0] * 100, 90, 99),
@@ -290,6 +291,12 @@ def test_nothing_is_missing_without_its_reason(sigma: list[float]) -> None:
         assert math.isnan(value) == (reason is not None), name
         if reason:
             assert why_null(name, torch.tensor(sigma, dtype=torch.float64)) == reason
+
+
+def test_a_slope_of_sixteen_values_is_not_too_short() -> None:
+    sigma = torch.tensor([1.0] * 7 + [0.0] * 9)
+    assert why_null("spectrum_slope", sigma) == "a singular value is zero"
+    assert why_null("spectrum_slope", sigma[:15]) == "15 singular values, a slope needs 16"
 
 
 def test_zeros_have_no_rank_but_nothing_else() -> None:

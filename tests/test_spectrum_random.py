@@ -232,6 +232,7 @@ def test_groups_keep_rows_and_weight_and_are_narrow(weights: list[float], zeros:
 def test_groups_of_counts() -> None:
     assert random.grouped_weights(torch.tensor([0, 3, 1, 0, 3, 100])) == ((100, 1), (3, 2), (1, 1))
     assert random.grouped_weights(torch.tensor([100.0, 104.0])) == ((102, 2),)
+    assert len(random.grouped_weights(torch.tensor([1.0, 1.15]))) == 2
     assert random.grouped_weights(torch.zeros(4)) == ()
     zipf = 1 / torch.arange(1, 100_001)
     assert len(random.grouped_weights(zipf)) < 125, "as few as steps of 10% between the largest and the smallest"

@@ -1,22 +1,23 @@
 """How many dimensions do the activations use, layer by layer, and how far do the h^(m) of the sets go together?
 
-For `CTRModule`, on the first `rows` validation rows, in eval mode and in the weights' own precision. A layer is a part of
-the interaction or of the head with an output (rows, ...) of its own: not what hands on that of a part or its input
+For `CTRModule`, on the first `rows` validation rows, in eval mode and in the weights' own precision. A layer is a part
+of the interaction or of the head with an output (rows, ...) of its own: not what hands on that of a part or its input
 (`Sequential`, `Dropout`, `Flatten`, `Identity`), and no logits. Its name is the module's in the backbone; besides there
-are `embedding` (all fields side by side), `h^(m)`, what the interaction gives, and `h`, its mean over the sets, before F.
-What has sets is measured set by set; of the rows the mean is taken off. `random_value` is that of normal entries.
+are `embedding` (all fields side by side), `h^(m)`, what the interaction gives, and `h`, its mean over the sets, before
+F. What has sets is measured set by set, and the mean row is taken off. `random_value` is that of normal entries.
 
 Writes `activation_rank.parquet`, with two sets or more `set_correlation.parquet`, and, at the end,
 `figures/activation_rank.png`. To the loggers: `activation_rank/<layer>`, the effective rank (mean over sets), and
 `set_correlation/mean`, over pairs of sets.
 
-Shapes: B rows, M embedding sets, N fields, W width of a layer.
+Shapes: B rows, M embedding sets, N fields, K embedding size, H width of h, W width of a layer.
 """
 
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_collapse.callback import publish
-from recsys_collapse.callback.figures import ticks
+from recsys_collapse.callback.figures import activation_rank_figure
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import set_correlation
 from recsys_collapse.spectrum import Reference, random_metrics, singular_values, spectrum_metrics, why_null
@@ -57,7 +58,7 @@ class Layer(NamedTuple):
     embedding_set: int | None
     width: int
     sigma: Tensor
-    reason: str | None
+    """Zeros if all rows are equal up to rounding."""
 
 
 class ActivationRank(lightning.Callback):
@@ -101,15 +102,18 @@ class ActivationRank(lightning.Callback):
         try:
             if not len(self._x_BN):
                 self._x_BN = first_rows(trainer.val_dataloaders, self.rows)
-            layers, h_BMH = spectra_of_layers(pl_module, self._x_BN.to(pl_module.device))
+            if len(self._x_BN) < 2:
+                log.info(f"activation_rank: nothing measured in epoch {epoch}: no two validation rows")
+                return
+            layers, h_BMH = layers_of(pl_module, self._x_BN.to(pl_module.device))
         except Exception as error:  # whatever a user's loader or backbone raises: no reason to end a training run
             log.warning(f"activation_rank: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
-        num_sets, rows = h_BMH.shape[1], {"activation_rank": _rows(layers, len(h_BMH), epoch)}
-        correlation_MM = set_correlation(h_BMH).tolist()
-        rows["set_correlation"] = [
-            (epoch, a, b, correlation_MM[a][b]) for a in range(num_sets) for b in range(a + 1, num_sets)
-        ]
+        correlation_MM, pairs = set_correlation(h_BMH).tolist(), combinations(range(h_BMH.shape[1]), 2)
+        rows = {
+            "activation_rank": [(epoch, *row) for row in _rows(layers, len(h_BMH))],
+            "set_correlation": [(epoch, a, b, correlation_MM[a][b]) for a, b in pairs],
+        }
         self.frames = {name: publish.append(frame, rows[name], SCHEMAS[name]) for name, frame in self.frames.items()}
         publish.save(trainer, {name: frame for name, frame in self.frames.items() if len(frame)})
         scalars = self._scalars(epoch)
@@ -126,28 +130,22 @@ class ActivationRank(lightning.Callback):
         return values if mean is None else {**values, "set_correlation/mean": mean}  # type: ignore[dict-item]
 
 
-def first_rows(loaders: Any, rows: int) -> Tensor:
-    """Ids (B, N) of the first rows of the validation data; the global generator is left as it was.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not isinstance(loaders, list | tuple):
-        loaders = [loaders]
-    parts, missing = list[Tensor](), rows
+def first_rows(loader: Any, rows: int) -> Tensor:
+    """Ids (B, N) of the first rows of the (first) validation data; the global generator is left as it was."""
+    if isinstance(loader, list | tuple):
+        loader = next(iter(loader), None)
+    parts, missing = [torch.empty(0)], rows
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from it
-        for x_BN, _ in loaders[0] or ():
+        for x_BN, _ in () if loader is None else loader:
             parts.append(x_BN[:missing])
             missing -= len(parts[-1])
             if not missing:
                 break
-    if missing > rows - 2:
-        raise ValueError("no two validation rows")
-    return torch.cat(parts)
+    return torch.cat(parts[1:]) if len(parts) > 1 else parts[0]
 
 
 @torch.no_grad()
-def spectra_of_layers(pl_module: CTRModule, x_BN: Tensor) -> tuple[list[Layer], Tensor]:
+def layers_of(pl_module: CTRModule, x_BN: Tensor) -> tuple[list[Layer], Tensor]:
     """Every layer in the order of the forward pass, and h (B, M, H); modes and statistics stay as they were."""
     backbone, found, last = pl_module.backbone, list[Layer](), list[Any]([None])
     rows, num_sets = len(x_BN), backbone.embedding.num_sets
@@ -200,12 +198,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _parts(output: Tensor, rows: int, num_sets: int) -> Iterator[tuple[int | None, Tensor]]:
-    """A layer's output as (B, W), of every set or (None) of all that has no sets; nothing if it has not B rows.
+    """A layer's output as (B, W), of every set or (None) of all that has no sets; nothing if it is not of B rows.
 
-    In the interaction: (B, M, ...), or (M, B*K, ...) as in the CIN, or (B, M*W) as grouped batch norm sees it.
+    In the interaction: (B, M, ...); (B, M*W) as grouped batch norm sees it; (M, B*K, ...) as in the CIN.
     """
-    if output.shape[0] == rows and (num_sets == 1 or output.shape[1] % num_sets == 0):
-        output = output.flatten(1) if num_sets == 1 or output.shape[1] == num_sets else output
+    if output.shape[0] == rows and output[0].numel() % num_sets == 0:
         output_BMW = output.flatten(1).unflatten(1, (num_sets, -1))
     elif output.shape[0] == num_sets and output.shape[1] % rows == 0:
         output_BMW = output.unflatten(1, (rows, -1)).flatten(2).transpose(0, 1)
@@ -216,28 +213,25 @@ def _parts(output: Tensor, rows: int, num_sets: int) -> Iterator[tuple[int | Non
 
 
 def _layer(name: str, embedding_set: int | None, x_BW: Tensor) -> Layer:
-    """Singular values, by the Gram matrix of the smaller side, for layers may be thousands wide."""
-    rows, width = x_BW.shape
-    deviation_BW = x_BW.double() - x_BW.double().mean(dim=0)
-    if width >= rows:
-        sigma = singular_values(deviation_BW.T, exact=False)[: rows - 1]
-    else:
-        sigma = singular_values(deviation_BW, exact=False)
-    sigma = sigma[: min(rows - 1, width)]
-    equal = bool((sigma[:1] <= torch.finfo(x_BW.dtype).eps * torch.linalg.vector_norm(x_BW.double()).cpu()).all())
-    return Layer(name, embedding_set, width, torch.zeros_like(sigma) if equal else sigma, None)
+    """By the Gram matrix of the smaller side: layers may be thousands wide."""
+    (rows, width), x_BW, eps = x_BW.shape, x_BW.double(), torch.finfo(x_BW.dtype).eps
+    deviation_BW = x_BW - x_BW.mean(dim=0)
+    sigma = singular_values(deviation_BW.T if width > rows else deviation_BW, exact=False)[: min(rows - 1, width)]
+    equal_rows = bool((sigma[0] <= eps * torch.linalg.vector_norm(x_BW)).item())  # what is left is rounding
+    return Layer(name, embedding_set, width, torch.zeros_like(sigma) if equal_rows else sigma)
 
 
-def _rows(layers: list[Layer], rows: int, epoch: int) -> list[tuple[Any, ...]]:
-    """Rows of `activation_rank.parquet`."""
-    found, positions = list[tuple[Any, ...]](), dict[str, int]()
+def _rows(layers: list[Layer], rows: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of `activation_rank.parquet` after the epoch."""
+    positions: dict[str, int] = {}
     for layer in layers:
         position = positions.setdefault(layer.name, len(positions))
         values = spectrum_metrics(layer.sigma.unsqueeze(0))
-        random = random_metrics(Reference(rows, layer.width, "normal", True))
+        random = random_metrics(Reference(rows, layer.width, "normal", centred=True))
         for metric in METRICS:
             value = values[metric].item()
-            reason = why_null(metric, layer.sigma) if math.isnan(value) else None
-            start = (epoch, layer.name, position, layer.embedding_set, rows, layer.width)
-            found.append((*start, metric, value, random[metric], reason))
-    return found
+            reason = None
+            if math.isnan(value):
+                reason = "no spread: all rows are equal" if (layer.sigma == 0).all() else why_null(metric, layer.sigma)
+            of_layer = (layer.name, position, layer.embedding_set, rows, layer.width)
+            yield *of_layer, metric, value, random[metric], reason

@@ -3,7 +3,7 @@
 For `CTRModule` with a backbone that projects field pairs (`Backbone.pair_projections`: dcnv2); nothing with others.
 Writes `pair_norm.parquet`; with two sets or more `pattern_divergence.parquet`, which has the same for new models beside
 it (`similarity.random_pattern_divergence`); and, at the end, `figures/pair_norm.png`. To the loggers, with two sets or
-more: `pattern_divergence/divergence[_layer<l>]` and `pattern_divergence/variation[_layer<l>]`, without suffix for layer 0.
+more: `pattern_divergence/divergence[_layer<l>]` and `pattern_divergence/variation[_layer<l>]`; layer 0 has no suffix.
 """
 
 import logging
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from recsys_collapse.callback import publish
-from recsys_collapse.callback.figures import heat_map, limits, panel_inches
+from recsys_collapse.callback.figures import pair_norm_figure
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import Divergence, pair_norms, pattern_divergence, random_pattern_divergence
 
-PANELS, COLUMNS = 10, 5  # of the figure, at most
 SCHEMAS: dict[str, dict[str, Any]] = {
     "pair_norm": {
         "epoch": pl.Int32,
@@ -121,38 +120,3 @@ def _scalars(found: Divergence, suffix: str) -> dict[str, float]:
     """What goes to the loggers, by key."""
     values = {"divergence": found.divergence, "variation": found.variation}
     return {f"pattern_divergence/{key}{suffix}": value for key, value in values.items() if math.isfinite(value)}
-
-
-def pair_norm_figure(norms: pl.DataFrame, divergences: pl.DataFrame) -> Any:
-    """One epoch's first measured layer: a heat map of ||W_{i->j}||_F (i down, j to the right) for each set."""
-    from matplotlib.figure import Figure
-
-    layer = norms["layer"][0]
-    norms, divergences = (frame.filter(pl.col("layer") == layer) for frame in (norms, divergences))
-    names = norms["towards"].unique(maintain_order=True).to_list()
-    norm_MNN = norms["norm"].to_numpy().reshape(-1, len(names), len(names))
-    shown_MNN = norm_MNN[:PANELS]
-    columns = min(COLUMNS, len(shown_MNN))
-    rows, side = -(-len(shown_MNN) // columns), panel_inches(len(names))
-    figure = Figure(figsize=(max(5.5, columns * side + 1), rows * side + 1), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    for m, (axes, norm_NN) in enumerate(zip(panels, shown_MNN)):
-        image = heat_map(axes, norm_NN, names, names, cmap="viridis", **limits(shown_MNN))
-        axes.set_title(f"set {m}" if len(norm_MNN) > 1 else "", fontsize="small")
-    for axes in panels[len(shown_MNN) :]:
-        axes.set_visible(False)
-    figure.colorbar(image, ax=list(panels), label="||W_i→j||, Frobenius")
-    figure.supylabel("field i", fontsize="medium")
-    figure.supxlabel("towards j", fontsize="medium")
-    more = f" (sets 0 to {PANELS - 1} of {len(norm_MNN)})" if len(norm_MNN) > PANELS else ""
-    figure.suptitle(f"Norm of the projections, layer {layer}{more}{_divergence_words(divergences)}")
-    return figure
-
-
-def _divergence_words(divergences: pl.DataFrame) -> str:
-    """Second line of the title: of two sets or more, how far their patterns are apart."""
-    values: Sequence[float | None] = next(iter(divergences.select("divergence", "random_divergence").rows()), ())
-    if not values:
-        return ""
-    own, random = ("no value" if value is None else f"{value:.3f}" for value in values)
-    return f"\nbetween sets: divergence 1 - r = {own} (new model: {random})"

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
 
 from recsys_collapse.callback import publish
-from recsys_collapse.callback.figures import heat_map, panel_inches
+from recsys_collapse.callback.figures import set_similarity_figure
 from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.measure import Variant
 from recsys_collapse.module import CTRModule
@@ -100,9 +99,9 @@ class SetSimilarity(lightning.Callback):
         self.frames["set_similarity"] = frame
         publish.save(trainer, self.frames)
         own = frame.filter(pl.col("epoch") == epoch)
-        means = {f"set_similarity/{name}": own[name].mean() for name in ("cka_adjusted", "overlap")}
+        scalars: dict[str, Any] = {f"set_similarity/{name}": own[name].mean() for name in ("cka_adjusted", "overlap")}
         for logger in trainer.loggers:
-            known = {key: value for key, value in means.items() if value is not None}
+            known = {key: value for key, value in scalars.items() if value is not None}
             logger.log_metrics({**known, "epoch": epoch}, step=trainer.global_step)
 
     @torch.no_grad()
@@ -125,8 +124,14 @@ class SetSimilarity(lightning.Callback):
         values_NMM5 = torch.stack(parts, dim=3).tolist()
         for i, field in enumerate(table.fields):
             for a, b in combinations(range(num_sets), 2):
-                yield field, a, b, *values_NMM5[i][a][b], self._why_null(
-                    int(rows_N[i]), table.weight.shape[1] // num_sets, spread_MN[[a, b], i], after_MN[[a, b], i]
+                yield (
+                    field,
+                    a,
+                    b,
+                    *values_NMM5[i][a][b],
+                    self._why_null(
+                        int(rows_N[i]), table.weight.shape[1] // num_sets, spread_MN[[a, b], i], after_MN[[a, b], i]
+                    ),
                 )
 
     @staticmethod
@@ -140,32 +145,3 @@ class SetSimilarity(lightning.Callback):
         if rows - 1 <= size:
             return f"cka_adjusted and overlap: {rows} rows, they need more than {size + 1}"
         return None
-
-
-def set_similarity_figure(frame: pl.DataFrame) -> Any:
-    """One epoch: means over fields as heat maps of set against set, and below means over pairs of sets by field."""
-    from matplotlib.figure import Figure
-
-    names = frame["field"].unique(maintain_order=True).to_list()
-    num_sets = 1 + int(frame["set_b"].max())  # type: ignore[arg-type]
-    figure = Figure(figsize=(max(8.0, panel_inches(len(names)) + 2), 6.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1])
-    sets = [str(m) for m in range(num_sets)]
-    shown = {"cka_adjusted": "CKA, adjusted", "overlap": "overlap of column spaces"}
-    for axes, (name, title) in zip(upper.subplots(1, 2), shown.items(), strict=True):
-        means = frame.group_by("set_a", "set_b").agg(pl.col(name, "overlap_null").mean())
-        value_MM = np.full((num_sets, num_sets), np.nan)
-        for a, b, value in means.select("set_a", "set_b", name).rows():
-            value_MM[a, b] = value_MM[b, a] = np.nan if value is None else value
-        null = means["overlap_null"].mean()
-        unrelated = "0" if name != "overlap" or null is None else f"{null:.2f}"
-        image = heat_map(axes, value_MM, sets, sets, cmap="viridis", vmin=0, vmax=1)
-        axes.set(title=f"{title}, mean over fields\n1: same, {unrelated}: unrelated", xlabel="set", ylabel="set")
-        upper.colorbar(image, ax=axes)
-    by_field = frame.group_by("field", maintain_order=True).agg(pl.col(*shown).mean())
-    axes = lower.subplots()
-    strip = np.stack([by_field[name].to_numpy() for name in shown])
-    image = heat_map(axes, strip, list(shown.values()), names, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    axes.set_title("by field, mean over pairs of sets (grey: too few rows)")
-    lower.colorbar(image, ax=axes)
-    return figure

@@ -89,9 +89,12 @@ class Spectrum(lightning.Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
-        self._step = trainer.global_step
         self._say_what_is_left_out(pl_module)
-        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Only here are epoch and step those of a checkpoint from which training goes on.
+        self._step = trainer.global_step
+        self._measure(trainer, pl_module, epoch=trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

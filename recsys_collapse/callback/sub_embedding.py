@@ -13,18 +13,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
 from recsys_collapse.callback import publish
-from recsys_collapse.callback.figures import heat_map, panel_inches, ticks
+from recsys_collapse.callback.figures import sub_embedding_figure
 from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.measure import Variant
 from recsys_collapse.module import CTRModule
-from recsys_collapse.similarity import Law, axis_sums, collapse_law, sub_abundance
+from recsys_collapse.similarity import Law, collapse_law, sub_abundance
 from recsys_collapse.spectrum import Reference, TableSpectra, random_metrics, set_grams
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -199,37 +198,3 @@ def _scalars(rows: Sequence[tuple[Any, ...]]) -> dict[str, float]:
         values[f"collapse_law/mean_rho{suffix}"] = mean_rho
         values[f"collapse_law/p_value{suffix}"] = p_value
     return {key: value for key, value in values.items() if math.isfinite(value)}
-
-
-def sub_embedding_figure(sub: pl.DataFrame, laws: pl.DataFrame) -> Any:
-    """One epoch, its first set, as Figure 3: fields by ascending IA(E_i) on both axes, and the sums along each.
-
-    Shown is IA(E_i^{->j}) / that of a random matrix of its shape, or fields with few ids would hide all others. A row of
-    panels per variant: heat map (i down, j to the right), sum over j, sum over i, both without i = j.
-    """
-    from matplotlib.figure import Figure
-
-    first = sub["embedding_set"].min()
-    own = pl.lit(True) if first is None else pl.col("embedding_set") == first
-    sub, laws = sub.filter(own), laws.filter(own)
-    variants, names = (sub[key].unique(maintain_order=True).to_list() for key in ("variant", "towards"))
-    side, count = panel_inches(len(names)), len(names)
-    figure = Figure(figsize=(3 * side + 2.5, (side + 0.8) * len(variants)), layout="constrained")
-    for axes, variant, law in zip(figure.subplots(len(variants), 3, squeeze=False), variants, laws.rows(named=True)):
-        of_variant = sub.filter(pl.col("variant") == variant)
-        ratio_NN = (of_variant["information_abundance"] / of_variant["random_value"]).to_numpy().reshape(count, count)
-        order_N = np.argsort(of_variant["towards_abundance"][:count].to_numpy(), kind="stable")
-        ratio_NN, sorted_names = ratio_NN[np.ix_(order_N, order_N)], [names[i] for i in order_N]
-        image = heat_map(axes[0], ratio_NN, sorted_names, sorted_names, cmap="viridis")
-        figure.colorbar(image, ax=axes[0], label="IA / random IA")
-        found = ("", "") if law["mean_rho"] is None else (f"{law['mean_rho']:.2f}", f"{law['p_value']:.2g}")
-        test = "law: no value" if law["mean_rho"] is None else "law: mean rho {}, p {}".format(*found)
-        set_words = "" if first is None else f", set {first}"
-        axes[0].set(title=f"IA of E_i→j / random, {variant}{set_words}\n{test}", xlabel="towards j", ylabel="field i")
-        sums = axis_sums(torch.tensor(ratio_NN).unsqueeze(0))
-        for part, values_1N, over, along in zip(axes[1:], sums, "ji", "ij", strict=True):
-            part.plot(values_1N[0].numpy(), marker=".")
-            ticks(part, "x", sorted_names)
-            part.grid(alpha=0.3)
-            part.set(title=f"sum over {over} of IA / random", xlabel=f"{along}, by ascending IA of its table")
-    return figure

@@ -43,7 +43,8 @@ def field_table(frame: pl.DataFrame, variant: str = "") -> Table:
     """
     metric = f"{METRIC}@{variant}" if variant else METRIC
     own = frame.filter(pl.col("metric") == metric)
-    title = f"IA/random by field, {variant or 'all rows'}, best epoch"
+    datasets = ", ".join(own["dataset"].unique(maintain_order=True))
+    title = f"IA/random by field of {datasets}, {variant or 'all rows'}, best epoch"
     table = Table(title=title, caption="per set: mean over the embedding sets; mean and sample sd over seeds")
     table.add_column("field")
     table.add_column("rows", justify="right")
