@@ -1,6 +1,7 @@
 """What random matrices have, against numpy's generators and SVD."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -24,6 +25,12 @@ few = settings(max_examples=60, deadline=None)
 SMALL = [(2, 2), (5, 3), (3, 8), (10, 10), (4, 50)]
 STEEP = ((7.0, 1), (2.0, 2), (1.0, 5), (0.1, 12))
 """Groups of one row, of fewer rows than columns, of exactly one more, and of many."""
+
+
+def fresh(reference: Reference) -> Mapping[str, float]:
+    """`random_metrics`, drawn anew."""
+    random._drawn_metrics.cache_clear()
+    return random_metrics(reference)
 
 
 def sample(
@@ -104,12 +111,12 @@ def test_random_abundance_has_the_standard_error_it_states(
 ) -> None:
     drawn: list[Tensor] = []
 
-    def recorded(sigma_SC: Tensor) -> dict[str, Tensor]:
+    def recorded(sigma_SC: Tensor, **options: float) -> dict[str, Tensor]:
         drawn.append(information_abundance(sigma_SC))
-        return spectrum_metrics(sigma_SC)
+        return spectrum_metrics(sigma_SC, **options)
 
     monkeypatch.setattr(random, "spectrum_metrics", recorded)
-    value = random_metrics.__wrapped__(Reference(rows, columns, entries, centred))["information_abundance"]
+    value = fresh(Reference(rows, columns, entries, centred))["information_abundance"]
     assert drawn[0].mean().item() == pytest.approx(value, rel=1e-12)
     assert drawn[0].std().item() / math.sqrt(len(drawn[0])) < 0.005 * value
 
@@ -123,11 +130,11 @@ def test_random_values_depend_on_the_reference_alone() -> None:
     ]
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = [random_metrics.__wrapped__(reference) for reference in references]
+    first = [fresh(reference) for reference in references]
     assert torch.equal(torch.get_rng_state(), before), "it moved the generator of the training"
     torch.manual_seed(1)
     for reference, found in zip(references, first, strict=True):
-        assert_same(random_metrics.__wrapped__(reference), found)
+        assert_same(fresh(reference), found)
 
 
 def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
@@ -158,7 +165,7 @@ def test_matrices_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Reference] = []
     draw = random._draw
     monkeypatch.setattr(random, "_draw", lambda reference, size: drawn.append(reference) or draw(reference, size))
-    random_metrics.cache_clear()
+    random._drawn_metrics.cache_clear()
     for _ in range(3):
         random_metrics(Reference(6, 4))
         random_information_abundance(6, 4)
@@ -185,9 +192,33 @@ def test_drawn_and_triangular_matrices_agree(monkeypatch: pytest.MonkeyPatch) ->
     """The same references by the other way."""
     monkeypatch.setattr(random, "DRAWN_ROWS", 0)
     for reference in (Reference(4, 3, "normal"), Reference(4, 3, "normal", True), Reference(3, 5, "normal", True)):
-        found = random_metrics.__wrapped__(reference)["information_abundance"]
+        found = fresh(reference)["information_abundance"]
         expected = sample(*reference[:2], 20_000, *reference[2:4])["information_abundance"].mean()
         assert found == pytest.approx(expected, rel=0.015)
+
+
+def test_fields_of_about_the_same_cardinality_share_a_value() -> None:
+    """Where rows are many; and it is that of these very rows."""
+    assert random_metrics(Reference(6682, 10)) is random_metrics(Reference(6681, 10, centred=True))
+    assert random_metrics(Reference(1234, 200)) is not random_metrics(Reference(1231, 200))
+    exact = spectrum_metrics(random._draw(Reference(6684, 100, "normal"), 100))["information_abundance"].mean().item()
+    assert random_metrics(Reference(6684, 100))["information_abundance"] == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_value_cannot_be_changed_for_others() -> None:
+    with pytest.raises(TypeError):
+        random_metrics(Reference(5, 3))["k90"] = 1.0  # type: ignore[index]
+
+
+def test_equal_weights_are_no_weights() -> None:
+    assert random_metrics(Reference(5, 3, weights=((7.0, 5),))) is random_metrics(Reference(5, 3))
+
+
+def test_the_precision_of_the_entries_decides_on_rank_and_condition() -> None:
+    coarse, fine = (random_metrics(Reference(200, 200, eps=eps)) for eps in (2**-7, 2**-23))
+    assert coarse["numerical_rank"] < fine["numerical_rank"] == 200
+    assert math.isinf(coarse["condition_number"]) and math.isfinite(fine["condition_number"])
+    assert coarse["information_abundance"] == fine["information_abundance"]
 
 
 MEASURED = [

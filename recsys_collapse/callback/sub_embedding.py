@@ -60,6 +60,7 @@ class Found(NamedTuple):
     ia_MN: Tensor
     rows_N: list[int]
     finite_MNN: Tensor
+    finite_MN: Tensor
     laws: list[Law]
 
 
@@ -141,7 +142,8 @@ class SubEmbedding(lightning.Callback):
                     table.weight, table.field_slices, num_sets, weight_D, table.entries, exact=False
                 )
             spectra = read[counted]
-            sub_MNNKK = pl_module.backbone.sub_gram(set_grams(spectra.grams(variant.centred), num_sets))
+            gram_MNKK = set_grams(spectra.grams(variant.centred), num_sets)
+            sub_MNNKK = pl_module.backbone.sub_gram(gram_MNKK)
             ia_MNN = sub_abundance(sub_MNNKK, (spectra.moments.rows_N - int(variant.centred)).clamp(min=0)).cpu()
             own = [s for s in spectra.spectra(variant.centred) if num_sets == 1 or s.embedding_set is not None]
             ia_MN = torch.tensor([s.information_abundance for s in own]).view(num_sets, num_fields)
@@ -153,6 +155,7 @@ class SubEmbedding(lightning.Callback):
                 ia_MN,
                 [shape.rows for shape in shapes],
                 sub_MNNKK.isfinite().flatten(3).all(dim=3).cpu(),
+                gram_MNKK.isfinite().flatten(2).all(dim=2).cpu(),
                 [collapse_law(ia_NN, ia_N, self.permutations) for ia_NN, ia_N in zip(ia_MNN, ia_MN, strict=True)],
             )
 
@@ -178,7 +181,7 @@ def _why_null(found: Found, m: int, i: int, j: int) -> str:
         return "no spread: one row or none"
     if found.finite_MNN[m, i, j]:
         return "all zero"
-    alone = i == j and bool(found.ia_MN[m, i].isfinite())  # ffm: a finite table, and no E_i^{->i} in it
+    alone = i == j and bool(found.finite_MN[m, i])  # ffm: a finite table, and no E_i^{->i} in it
     return "the model has no such sub-embedding" if alone else "an entry is not finite"
 
 

@@ -46,7 +46,7 @@ class FieldSpectrum(NamedTuple):
         return self.random_metrics["information_abundance"]
 
     @property
-    def random_metrics(self) -> dict[str, float]:
+    def random_metrics(self) -> Mapping[str, float]:
         """Every metric for random matrices of this shape."""
         return random_metrics(self.reference)
 
@@ -135,7 +135,7 @@ class TableSpectra:
         sigma_NC = torch.where(inside_NC, sigma_NC, 0.0)
         values = {name: value_N.tolist() for name, value_N in spectrum_metrics(sigma_NC, size_N, eps).items()}
         for i, (rows, size) in enumerate(zip(rows_N.tolist(), size_N.tolist(), strict=True)):
-            reference = Reference(rows, columns, self.entries, centred, self._weights[i])
+            reference = Reference(rows, columns, self.entries, centred, self._weights[i], eps)
             metrics = {name: value_N[i] for name, value_N in values.items()}
             yield FieldSpectrum(i, embedding_set, sigma_NC[i, :size], metrics, reference)
 
