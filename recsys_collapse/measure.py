@@ -5,7 +5,7 @@
     print(measure(model))                                           # every nn.Embedding and nn.EmbeddingBag
     print(measure(model, counts={"user": count_D}, variants=["all", "seen", "seen+centred"]))
 
-Which rows count, how much, and whether their mean is taken off is a *variant*, words joined by `+`.
+Which rows count, how much, and whether their mean is taken off is a *variant*: see `variant.py`.
 
 Shapes: D rows, C columns.
 """
@@ -13,13 +13,14 @@ Shapes: D rows, C columns.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor, nn
 
 from recsys_collapse.spectrum import METRICS, FieldSpectrum, TableSpectra, why_null
+from recsys_collapse.variant import Variant, parse_variants
 
 COLLAPSE = {
     "field": pl.String,
@@ -32,58 +33,6 @@ COLLAPSE = {
 }
 """Columns of what is measured. `metric` is `<metric>` for all rows as they are, else `<metric>@<variant>`;
 `cardinality` the number of rows that count; `reason` says why there is no value."""
-WEIGHTINGS = ("frequency", "sqrt_count")
-
-
-class Variant(NamedTuple):
-    """Which rows of a table count, how much, and what is taken off; `all` as words."""
-
-    min_count: int = 0
-    """Rows of ids with at least so many training samples: 0 all, 1 seen."""
-    weighting: str = ""
-    """Empty: rows count once; `frequency`: as often as they are looked up; `sqrt_count`: the root of it."""
-    centred: bool = False
-    """The (weighted) mean row is taken off."""
-    unit_norm: bool = False
-    """Every embedding set is scaled to Frobenius norm 1 first; the whole only."""
-
-    @classmethod
-    def parse(cls, words: str) -> "Variant":
-        """From words joined by `+`: all, seen or min_count:n; frequency or sqrt_count; centred; unit_norm.
-
-        Raises:
-            ValueError: another word, or two of a kind.
-        """
-        found: dict[str, Any] = {}
-        for word in words.split("+"):
-            head, _, number = word.partition(":")
-            if word in ("all", "seen"):
-                new: dict[str, Any] = {"min_count": int(word == "seen")}
-            elif head == "min_count" and number.isdecimal():
-                new = {"min_count": int(number)}
-            elif word in WEIGHTINGS:
-                new = {"weighting": word}
-            elif word in ("centred", "unit_norm"):
-                new = {word: True}
-            else:
-                raise ValueError(
-                    f"variant {words!r}: unknown word {word!r}; expected all, seen or min_count:n, "
-                    f"{' or '.join(WEIGHTINGS)}, centred, unit_norm, joined by +"
-                )
-            if new.keys() & found.keys():
-                raise ValueError(f"variant {words!r}: {word!r} says for the second time which rows or weights count")
-            found |= new
-        return cls(**found)
-
-    @property
-    def needs_counts(self) -> bool:
-        """Whether it must be known how often every id occurs."""
-        return self.min_count > 0 or bool(self.weighting)
-
-    def __str__(self) -> str:
-        rows = {0: "", 1: "seen"}.get(self.min_count, f"min_count:{self.min_count}")
-        words = [rows, self.weighting, "centred" * self.centred, "unit_norm" * self.unit_norm]
-        return "+".join(filter(None, words)) or "all"
 
 
 @dataclass(frozen=True)
@@ -208,7 +157,7 @@ def collapse_rows(
 def measure(
     module: nn.Module,
     *,
-    variants: Sequence[str] = ("all", "centred"),
+    variants: Sequence[str] | str = ("all", "centred"),
     counts: Mapping[str, Tensor] | None = None,
     fields: Mapping[str, Mapping[str, int]] | None = None,
     exact: bool = True,
@@ -228,7 +177,7 @@ def measure(
     Raises:
         ValueError: from `Variant.parse`, `find_tables` and `Table.row_weight`.
     """
-    wanted = list(dict.fromkeys(Variant.parse(words) for words in variants))  # each once
+    wanted = parse_variants(variants)
     rows = [
         row
         for table in find_tables(module, counts, fields)

@@ -1,9 +1,12 @@
 """The spectrum callback in trainings of this package and of a user's own module: files, loggers, and no harm done."""
 
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -542,11 +545,16 @@ own_training(Path(sys.argv[1]), callback, logger=CSVLogger(sys.argv[1]), strateg
 
 def test_of_several_processes_one_measures(tmp_path: Path) -> None:
     """And none waits for another that does not come."""
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL_PROCESSES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "measured by 0" in done.stdout and "measured by 1" not in done.stdout
+    command = [sys.executable, "-c", SEVERAL_PROCESSES, str(tmp_path)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as started:
+        try:
+            output, errors = started.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)  # what still waits
+    assert started.returncode == 0, errors
+    assert "measured by 0" in output and "measured by 1" not in output
     (folder,) = (tmp_path / "lightning_logs").iterdir()
     assert set(read(folder, "collapse")["epoch"]) == {-1, 0, 1}
     assert set(read(folder, "collapse_steps")["step"]) == {2, 4, 6}

@@ -150,6 +150,11 @@ def test_a_sweep_of_many_cells_is_not_printed(tmp_path: Path, capsys: pytest.Cap
     assert "m1 base" in capsys.readouterr().out
 
 
+def test_a_seed_without_a_value_is_left_out(tmp_path: Path) -> None:
+    runs = [measured(tmp_path, result(seed=seed), {("a", None): value}) for seed, value in enumerate((2.0, None, 4.0))]
+    assert shown(field_frame(runs, tmp_path), tmp_path)["a"] == ["1,000", "0.750 ±0.354"]
+
+
 def test_a_run_without_a_value_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = measured(tmp_path, result(), {("a", None): None, ("b", None): None})
     assert len(show_fields([run], tmp_path, tmp_path / "sweep")) == 2

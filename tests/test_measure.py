@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
-from recsys_collapse.measure import COLLAPSE, WEIGHTINGS, Table, Variant, find_tables, measure
+from recsys_collapse.measure import COLLAPSE, Table, find_tables, measure
 from recsys_collapse.spectrum import METRICS, Reference, random_metrics
 from recsys_collapse.spectrum import fields as of_fields
 from recsys_collapse.spectrum.random import grouped_weights
+from recsys_collapse.variant import WEIGHTINGS, Variant
 
 few = settings(max_examples=60, deadline=None)
 Matrix = np.ndarray

@@ -182,6 +182,13 @@ def test_rho_of_many_fields() -> None:
         assert all(isinstance(value, float) for value in law[1:3]) and law[3:] == (9, 39)
 
 
+def test_rounding_lifts_no_rho_above_one() -> None:
+    for num_fields in range(3, 40):
+        ia_N = torch.arange(float(num_fields))
+        rho_N = collapse_law(ia_N.expand(num_fields, num_fields), ia_N, 1).rho_N
+        assert (rho_N <= 1).all() and (rho_N > 1 - 1e-12).all()
+
+
 def test_fields_without_a_value() -> None:
     """Field 1 has no abundance and field 4 a single row: its sub-embeddings are constant. Field 6 lacks a pair."""
     ia_NN, ia_N = planted(7, 3, 1)

@@ -1,10 +1,11 @@
 """How many dimensions do the activations use, layer by layer, and how far do the h^(m) of the sets go together?
 
 For `CTRModule`, on the first `rows` validation rows, in eval mode and in the weights' own precision. A layer is a part
-of the interaction or of the head with an output (rows, ...) of its own: not what hands on that of a part or its input
-(`Sequential`, `Dropout`, `Flatten`, `Identity`), and no logits. Its name is the module's in the backbone; besides there
-are `embedding` (all fields side by side), `h^(m)`, what the interaction gives, and `h`, its mean over the sets, before
-F. What has sets is measured set by set, and the mean row is taken off. `random_value` is that of normal entries.
+of the interaction or of the head with an output of its own, of more than one number for each row: not what hands on
+that of a part or its input (`Sequential`, `Dropout`, `Flatten`, `Identity`). Its name is the module's in the backbone;
+besides there are `embedding` (all fields side by side), `h^(m)`, what the interaction gives, and `h`, its mean over the
+sets, before F. What has sets is measured set by set, and the mean row is taken off. `random_value` is that of normal
+entries.
 
 Writes `activation_rank.parquet`, with two sets or more `set_correlation.parquet`, and, at the end,
 `figures/activation_rank.png`. To the loggers: `activation_rank/<layer>`, the effective rank (mean over sets), and
@@ -106,12 +107,13 @@ class ActivationRank(lightning.Callback):
                 log.info(f"activation_rank: nothing measured in epoch {epoch}: no two validation rows")
                 return
             layers, h_BMH = layers_of(pl_module, self._x_BN.to(pl_module.device))
+            correlation_MM = set_correlation(h_BMH).tolist()
         except Exception as error:  # whatever a user's loader or backbone raises: no reason to end a training run
             log.warning(f"activation_rank: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
-        correlation_MM, pairs = set_correlation(h_BMH).tolist(), combinations(range(h_BMH.shape[1]), 2)
+        pairs = combinations(range(len(correlation_MM)), 2)
         rows = {
-            "activation_rank": [(epoch, *row) for row in _rows(layers, len(h_BMH))],
+            "activation_rank": [(epoch, *row) for row in _rows(layers, len(self._x_BN))],
             "set_correlation": [(epoch, a, b, correlation_MM[a][b]) for a, b in pairs],
         }
         self.frames = {name: publish.append(frame, rows[name], SCHEMAS[name]) for name, frame in self.frames.items()}
@@ -159,8 +161,9 @@ def layers_of(pl_module: CTRModule, x_BN: Tensor) -> tuple[list[Layer], Tensor]:
             before, last[0] = last[0], output  # kept alive, so that its memory is not used again
             if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 2:
                 return
-            of_a_part = any(True for _ in module.children()) and isinstance(before, Tensor)
-            if not (of_a_part and before.data_ptr() == output.data_ptr()):
+            single = output.numel() <= rows * (num_sets if has_sets else 1)
+            same = isinstance(before, Tensor) and before.data_ptr() == output.data_ptr()
+            if not single and not (same and list(module.children())):
                 measure(name, output, has_sets)
 
         return hook
@@ -217,7 +220,7 @@ def _layer(name: str, embedding_set: int | None, x_BW: Tensor) -> Layer:
     (rows, width), x_BW, eps = x_BW.shape, x_BW.double(), torch.finfo(x_BW.dtype).eps
     deviation_BW = x_BW - x_BW.mean(dim=0)
     sigma = singular_values(deviation_BW.T if width > rows else deviation_BW, exact=False)[: min(rows - 1, width)]
-    equal_rows = bool((sigma[0] <= eps * torch.linalg.vector_norm(x_BW)).item())  # what is left is rounding
+    equal_rows = sigma[0].item() <= eps * torch.linalg.vector_norm(x_BW).item()  # what is left is rounding
     return Layer(name, embedding_set, width, torch.zeros_like(sigma) if equal_rows else sigma)
 
 

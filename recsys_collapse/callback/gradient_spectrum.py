@@ -92,8 +92,8 @@ class GradientSpectrum(lightning.Callback):
             starts = torch.tensor([rows.start for rows in embedding.field_slices] + [len(embedding.weight)])
             ends = torch.searchsorted(row_R, starts.to(row_R.device)).tolist()
             own = field_moments(grad_RC, [slice(*pair) for pair in pairwise(ends)])
-        except torch.OutOfMemoryError as error:  # no reason to end a training run
-            log.warning(f"gradient_spectrum: step {self._step} is not measured ({error})")
+        except publish.NO_REASON_TO_STOP as error:
+            log.warning(f"gradient_spectrum: step {self._step} is not measured ({type(error).__name__}: {error})")
             return
         if not own.gram_NCC.isfinite().all():  # float16 takes no such step either
             return
@@ -113,7 +113,7 @@ class GradientSpectrum(lightning.Callback):
         assert isinstance(pl_module, CTRModule)
         try:
             rows = [(trainer.current_epoch, *row) for row in self._rows(pl_module)]
-        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+        except publish.NO_REASON_TO_STOP as error:
             log.warning(f"gradient_spectrum: nothing measured in this epoch ({type(error).__name__}: {error})")
             return
         frame = publish.append(self.frames["gradient_spectra"], rows, SCHEMAS["gradient_spectra"])

@@ -90,8 +90,8 @@ class PairNorm(lightning.Callback):
             self._nothing = True
             log.info(f"pair_norm: nothing to measure: {error}")
             return
-        except torch.OutOfMemoryError as error:  # no reason to end a training run
-            log.warning(f"pair_norm: nothing measured in epoch {epoch} ({error})")
+        except publish.NO_REASON_TO_STOP as error:
+            log.warning(f"pair_norm: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
         if epoch == -1 and (left := sorted(set(self.layers) - set(layers))):
             log.info(f"pair_norm: layers {left} left out: {type(pl_module.backbone).__name__} has {len(w_LMNNKK)}")

@@ -15,6 +15,8 @@ from recsys_collapse.runs.durable import write, write_parquet
 log = logging.getLogger(__name__)
 LOGGED_ROWS = 10_000  # of a table: W&B keeps the first ones of longer tables, here the last ones are wanted
 Schema = Mapping[str, Any]
+NO_REASON_TO_STOP = (RuntimeError, MemoryError)
+"""What linear algebra raises that does not converge or has no memory: a warning, for a training run is worth more."""
 
 
 def run_folder(trainer: lightning.Trainer) -> Path:
@@ -57,19 +59,28 @@ def publish(trainer: lightning.Trainer, name: str, draw: Callable[[], Any], fram
         draw: returns a matplotlib figure.
         frames: tables for the loggers, by name; their last rows.
     """
+    png = io.BytesIO()
     try:
-        png = io.BytesIO()
         draw().savefig(png, format="png", dpi=150)
         write(run_folder(trainer) / "figures" / f"{name}.png", lambda file: file.write(png.getvalue()))
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key=f"{name}/plot", images=[as_image(png)])
-            if hasattr(logger, "log_table"):
-                for key, frame in frames.items():
-                    rows = [list(row) for row in frame.tail(LOGGED_ROWS).rows()]
-                    logger.log_table(key=f"{name}/{key}", columns=frame.columns, data=rows)
-    except Exception as error:  # whatever a plot library or a logger raises
-        log.warning(f"figure {name}: not drawn or not sent ({type(error).__name__}: {error}); the files are complete")
+    except Exception as error:  # whatever a plot library raises
+        log.warning(f"figure {name}: not drawn ({type(error).__name__}: {error}); the tables are complete")
+        png = io.BytesIO()
+    for logger in trainer.loggers:
+        try:
+            _send(logger, name, png, frames)
+        except Exception as error:  # whatever a logger raises
+            found = f"{type(error).__name__}: {error}"
+            log.warning(f"figure {name}: not sent to {type(logger).__name__} ({found}); the files are complete")
+
+
+def _send(logger: Any, name: str, png: io.BytesIO, frames: Mapping[str, pl.DataFrame]) -> None:
+    if png.getbuffer().nbytes and hasattr(logger, "log_image"):
+        logger.log_image(key=f"{name}/plot", images=[as_image(png)])
+    if hasattr(logger, "log_table"):
+        for key, frame in frames.items():
+            rows = [list(row) for row in frame.tail(LOGGED_ROWS).rows()]
+            logger.log_table(key=f"{name}/{key}", columns=frame.columns, data=rows)
 
 
 def as_image(png: io.BytesIO) -> Any:

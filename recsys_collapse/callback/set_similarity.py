@@ -20,10 +20,10 @@ import torch
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import set_similarity_figure
 from recsys_collapse.callback.spectrum import table_of
-from recsys_collapse.measure import Variant
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import linear_cka, subspace_overlap
 from recsys_collapse.spectrum import TableSpectra, set_grams
+from recsys_collapse.variant import Variant
 
 VALUES = ("cka", "cka_null", "cka_adjusted", "overlap", "overlap_null")
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ class SetSimilarity(lightning.Callback):
         assert isinstance(pl_module, CTRModule)
         try:
             rows = [(epoch, *row) for row in self._rows(pl_module)]
-        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+        except publish.NO_REASON_TO_STOP as error:
             log.warning(f"set_similarity: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
         frame = publish.append(self.frames["set_similarity"], rows, SCHEMAS["set_similarity"])
@@ -122,26 +122,17 @@ class SetSimilarity(lightning.Callback):
         overlap = subspace_overlap(gram_NCC, num_sets, (rows_N - 1).clamp(min=0), self.energy)
         parts = (cka.value_NMM, cka.null_NMM, cka.adjusted_NMM, overlap.value_NMM, overlap.null_NMM)
         values_NMM5 = torch.stack(parts, dim=3).tolist()
-        for i, field in enumerate(table.fields):
+        finite_MN, spread_MN = after_MN.isfinite().cpu(), spread_MN.cpu()
+        size = table.weight.shape[1] // num_sets
+        for i, (field, rows) in enumerate(zip(table.fields, rows_N.tolist(), strict=True)):
             for a, b in combinations(range(num_sets), 2):
-                yield (
-                    field,
-                    a,
-                    b,
-                    *values_NMM5[i][a][b],
-                    self._why_null(
-                        int(rows_N[i]), table.weight.shape[1] // num_sets, spread_MN[[a, b], i], after_MN[[a, b], i]
-                    ),
-                )
-
-    @staticmethod
-    def _why_null(rows: int, size: int, spread_2: torch.Tensor, trace_2: torch.Tensor) -> str | None:
-        if rows < 2:
-            return "no spread: one row or none"
-        if not trace_2.isfinite().all():
-            return "an entry is not finite"
-        if not spread_2.all():
-            return "no spread: all rows of a set are equal"
-        if rows - 1 <= size:
-            return f"cka_adjusted and overlap: {rows} rows, they need more than {size + 1}"
-        return None
+                reason = None
+                if rows < 2:
+                    reason = "no spread: one row or none"
+                elif not finite_MN[[a, b], i].all():
+                    reason = "an entry is not finite"
+                elif not spread_MN[[a, b], i].all():
+                    reason = "no spread: all rows of a set are equal"
+                elif rows - 1 <= size:
+                    reason = f"cka_adjusted and overlap: {rows} rows, they need more than {size + 1}"
+                yield field, a, b, *values_NMM5[i][a][b], reason

@@ -13,14 +13,14 @@ from typing import Any
 
 import polars as pl
 import pytorch_lightning as lightning
-import torch
 from torch import Tensor
 
 from recsys_collapse.callback import publish
 from recsys_collapse.measure import COLLAPSE as MEASURED
-from recsys_collapse.measure import Table, Variant, collapse_rows, find_tables, spectra_of_table
+from recsys_collapse.measure import Table, collapse_rows, find_tables, spectra_of_table
 from recsys_collapse.module import CTRModule
 from recsys_collapse.spectrum import METRICS, FieldSpectrum
+from recsys_collapse.variant import Variant, parse_variants
 
 STEP, EPOCH = {"step": pl.Int64}, {"epoch": pl.Int32}
 SPECTRA = EPOCH | {
@@ -70,14 +70,14 @@ class Spectrum(lightning.Callback):
 
     def __init__(
         self,
-        variants: Sequence[str] = ("all", "centred", "unit_norm"),
+        variants: Sequence[str] | str = ("all", "centred", "unit_norm"),
         metrics: Sequence[str] | None = None,
         every_n_steps: int | None = None,
         exact: bool = True,
         counts: Mapping[str, Tensor] | None = None,
         fields: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        self.variants = list(dict.fromkeys(Variant.parse(words) for words in variants))  # each once
+        self.variants = parse_variants(variants)
         self.metrics = list(METRICS if metrics is None else metrics)
         if unknown := [name for name in self.metrics if name not in METRICS]:
             raise ValueError(f"metrics: {', '.join(unknown)} unknown; expected some of {', '.join(METRICS)}")
@@ -109,10 +109,10 @@ class Spectrum(lightning.Callback):
         pl_module.log("ia/relative", relative, prog_bar=True, rank_zero_only=True)  # in float32, for bar and loggers
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and len(self.frames["spectra"]):
-            spectra, collapse = self.frames["spectra"], self.frames["collapse"]
-            best = spectra.filter(pl.col("epoch") == publish.best_epoch(trainer, spectra))
-            last = spectra.filter(pl.col("epoch") == spectra["epoch"].max())
+        spectra, collapse = self.frames["spectra"], self.frames["collapse"]
+        if trainer.is_global_zero and len(collapse):
+            best = spectra.filter(pl.col("epoch") == publish.best_epoch(trainer, collapse))
+            last = spectra.filter(pl.col("epoch") == collapse["epoch"].max())
             publish.publish(
                 trainer, "spectra", lambda: spectra_figure(best), {"last_epoch": last, "collapse": collapse}
             )
@@ -145,10 +145,10 @@ class Spectrum(lightning.Callback):
                     table, [v for v in self.variants if not v.needs_counts or table.count_D is not None], self.exact
                 )
             ]
-        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+        except publish.NO_REASON_TO_STOP as error:
             log.warning(f"spectrum: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return math.nan
-        values = _scalars(found)
+        values = _scalars(found, self.metrics)
         for logger in trainer.loggers:
             logger.log_metrics({**values, "epoch": epoch}, step=trainer.global_step)
         self._keep(trainer, found, (epoch,) if step is None else (step, epoch))
@@ -179,7 +179,7 @@ class Spectrum(lightning.Callback):
             publish.save(trainer, {name: self.frames[name] for name in ("spectra", "collapse", *steps)})
 
 
-def _scalars(found: list[tuple[Table, Variant, list[FieldSpectrum]]]) -> dict[str, float]:
+def _scalars(found: list[tuple[Table, Variant, list[FieldSpectrum]]], metrics: Sequence[str]) -> dict[str, float]:
     """What goes to the loggers, by key."""
     values: dict[str, float] = {}
     ratios: dict[str, list[float]] = {}
@@ -190,8 +190,9 @@ def _scalars(found: list[tuple[Table, Variant, list[FieldSpectrum]]]) -> dict[st
                 group = "ia" if s.embedding_set is None else f"ia_set{s.embedding_set}"
                 values[f"{group}/{table.fields[s.field]}"] = s.information_abundance
             if s.embedding_set is None:
-                for name, value in s.metrics.items():
-                    ratios.setdefault(f"relative/{name}{suffix}", []).append(value / s.random_metrics[name])
+                for name in dict.fromkeys((*metrics, "information_abundance")):
+                    ratio = s.metrics[name] / s.random_metrics[name]
+                    ratios.setdefault(f"relative/{name}{suffix}", []).append(ratio)
     for key, all_of_them in ratios.items():
         known = [ratio for ratio in all_of_them if math.isfinite(ratio)]
         values[key] = sum(known) / len(known) if known else math.nan

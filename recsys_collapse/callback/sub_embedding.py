@@ -21,10 +21,10 @@ from torch import Tensor
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import sub_embedding_figure
 from recsys_collapse.callback.spectrum import table_of
-from recsys_collapse.measure import Variant
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import Law, collapse_law, sub_abundance
 from recsys_collapse.spectrum import Reference, TableSpectra, random_metrics, set_grams
+from recsys_collapse.variant import Variant, parse_variants
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "sub_embedding": {
@@ -77,9 +77,9 @@ class SubEmbedding(lightning.Callback):
     """
 
     def __init__(
-        self, variants: Sequence[str] = ("all", "centred", "seen", "seen+centred"), permutations: int = 9999
+        self, variants: Sequence[str] | str = ("all", "centred", "seen", "seen+centred"), permutations: int = 9999
     ) -> None:
-        self.variants = [Variant.parse(words) for words in variants]
+        self.variants = parse_variants(variants)
         if any(variant.unit_norm for variant in self.variants):
             raise ValueError(f"variants={list(variants)}: unit_norm changes no information abundance within a set")
         if permutations < 1:
@@ -115,7 +115,7 @@ class SubEmbedding(lightning.Callback):
             self._nothing = True
             log.info(f"sub_embedding: nothing to measure: {error}")
             return
-        except (torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:  # no reason to end a training run
+        except publish.NO_REASON_TO_STOP as error:
             log.warning(f"sub_embedding: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
         rows = {

@@ -35,10 +35,8 @@ REQUIRED = (
 FILES = (
     "config.yaml",
     "epochs.jsonl",
-    "spectra.parquet",
-    "collapse.parquet",
-    "valid_scores.parquet",
-    "test_scores.parquet",
+    "*.parquet",  # scores, and what callbacks measured
+    "figures/*.png",
     "checkpoints/best.ckpt",
     "result.json",
     "failure.json",
@@ -65,8 +63,9 @@ def read_failure(run_dir: Path) -> dict[str, Any] | None:
 
 def clear(run_dir: Path) -> None:
     """Remove what an unfinished or failed run left, so that its next try starts clean."""
-    for name in FILES:
-        (run_dir / name).unlink(missing_ok=True)
+    for pattern in FILES:
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def write_failure(run_dir: Path, error: BaseException) -> None:

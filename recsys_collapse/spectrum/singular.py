@@ -84,6 +84,8 @@ def coarse(sigma: Tensor, size: Tensor, norm: Tensor) -> Tensor:
     True where the last singular value is below `TAIL` of the norm; not where an entry is not finite: QR would not help.
     Of centred tables the norm is that before: if it is x times the norm after, rounding too is x times as large.
     """
+    if not sigma.shape[1]:
+        return torch.zeros_like(size, dtype=torch.bool)
     last_S = sigma.gather(1, (size - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
     after_S = torch.linalg.vector_norm(sigma, dim=1)
     return (size > 0) & norm.isfinite() & ~(last_S * after_S > TAIL * norm.square())
