@@ -135,8 +135,8 @@ def conclude(plan: Plan) -> int:
         field_paths = fields.show_fields(results, plan.output_dir, folder)
         paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
         print(f"results  {plan.output_dir / 'results.csv'}")
-        for path in field_paths[:2]:
-            print(f"fields   {path}")
+        if len(field_paths) > 1:  # the first is the frame from which the tables are made
+            print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
     write_json(folder / "runs.json", [job.name for job, _ in found])
     failed = [job for job, result in found if result is None]

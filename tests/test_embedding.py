@@ -160,7 +160,8 @@ def test_another_init_is_refused(word: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_init_changes_the_table_alone(model: str) -> None:
     """All else starts with the same bits; of FFM's two tables, the first-order one starts at 0 with each."""
-    store = Store(Path(), "", ["a", "b", "c"], [5, 1, 30], *torch.zeros(2, 1), {})
+    ids, train = torch.zeros(1, 3, dtype=torch.int32), torch.arange(1)
+    store = Store(Path(), "", ["a", "b", "c"], [5, 1, 30], ids, torch.zeros(1), {"train": train})
     sets = ["embed=se"] if model in ("ffm", "fm") else ["embed=me"]
     found = compose_jobs(["-m", f"model={model}", "scale=2", *sets, f"init={','.join(INITS)}", "seed=3"])
     assert found is not None

@@ -255,7 +255,8 @@ def test_a_rate_is_constant_without_a_schedule(tmp_path: Path, monkeypatch) -> N
 
 
 def test_embeddings_start_as_normal() -> None:
-    store = Store(Path(), "", ["a", "b"], [300, 700], *torch.zeros(2, 1), {})
+    ids, train = torch.zeros(1, 2, dtype=torch.int32), torch.arange(1)
+    store = Store(Path(), "", ["a", "b"], [300, 700], ids, torch.zeros(1), {"train": train})
     weight_DC = build_module(config(*BARS, "scale=2", "embed=me"), store).backbone.embedding.weight.detach()
     assert weight_DC.shape == (1000, 20)
     # 20,000 draws: five standard errors.

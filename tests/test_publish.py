@@ -161,10 +161,13 @@ def failing_figure() -> Any:
 def test_what_cannot_be_drawn_or_sent_is_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, draw: Any, error: Exception | None, words: str
 ) -> None:
-    publish(trainer_of(tmp_path, Fake(error), Fake(error)), "spectra", draw, {"last_epoch": FRAME})
+    healthy = Fake()
+    publish(trainer_of(tmp_path, Fake(error), healthy), "spectra", draw, {"last_epoch": FRAME})
     (warning,) = warnings(caplog)
     assert "figure spectra" in warning and words in warning
     assert [path.name for path in tmp_path.rglob("*.*")] == (["spectra.png"] if error else [])
+    assert list(healthy.images) == (["spectra/plot"] if error else [])
+    assert list(healthy.tables) == ["spectra/last_epoch"]  # whatever happened to the figure or another logger
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -48,7 +48,9 @@ def best_epoch(trainer: lightning.Trainer, frame: pl.DataFrame) -> int:
     return max(scored, key=lambda r: (r["val_auc"], -r["epoch"]))["epoch"] if scored else max(measured)
 
 
-def publish(trainer: lightning.Trainer, name: str, draw: Callable[[], Any], frames: Mapping[str, pl.DataFrame]) -> None:
+def publish(
+    trainer: lightning.Trainer, name: str, draw: Callable[[], Any] | None, frames: Mapping[str, pl.DataFrame]
+) -> None:
     """Draw `figures/<name>.png` into the run's directory, and send figure and tables to loggers that take them.
 
     A figure is not worth a training run: what goes wrong is a warning.
@@ -56,13 +58,14 @@ def publish(trainer: lightning.Trainer, name: str, draw: Callable[[], Any], fram
     Args:
         trainer: whose directory and loggers.
         name: of the figure and, before a slash, of everything in the loggers.
-        draw: returns a matplotlib figure.
+        draw: returns a matplotlib figure; None: there is nothing to draw.
         frames: tables for the loggers, by name; their last rows.
     """
     png = io.BytesIO()
     try:
-        draw().savefig(png, format="png", dpi=150)
-        write(run_folder(trainer) / "figures" / f"{name}.png", lambda file: file.write(png.getvalue()))
+        if draw is not None:
+            draw().savefig(png, format="png", dpi=150)
+            write(run_folder(trainer) / "figures" / f"{name}.png", lambda file: file.write(png.getvalue()))
     except Exception as error:  # whatever a plot library raises
         log.warning(f"figure {name}: not drawn ({type(error).__name__}: {error}); the tables are complete")
         png = io.BytesIO()

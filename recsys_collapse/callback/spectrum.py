@@ -113,9 +113,8 @@ class Spectrum(lightning.Callback):
         if trainer.is_global_zero and len(collapse):
             best = spectra.filter(pl.col("epoch") == publish.best_epoch(trainer, collapse))
             last = spectra.filter(pl.col("epoch") == collapse["epoch"].max())
-            publish.publish(
-                trainer, "spectra", lambda: spectra_figure(best), {"last_epoch": last, "collapse": collapse}
-            )
+            draw = (lambda: spectra_figure(best)) if len(best) else None
+            publish.publish(trainer, "spectra", draw, {"last_epoch": last, "collapse": collapse})
 
     def _tables(self, pl_module: lightning.LightningModule) -> list[Table]:
         if isinstance(pl_module, CTRModule):
