@@ -33,6 +33,8 @@ from recsys_collapse.module import CTRModule
 from recsys_collapse.train import build_module, fit, make_trainer
 from tests.test_module import SMALL, config
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
+
 NAMES = sorted(path.stem for path in (config_dir() / "callback").glob("*.yaml"))
 CARDINALITIES = {"a": 12, "b": 8, "one": 1, "few": 3}  # `few` has fewer ids than columns; an id of a and b never occurs
 SHORT = [*SMALL, "callback=[]", "trainer.max_epochs=2", "model.base_size=2", "optimizer.lr=0.05"]

@@ -16,6 +16,8 @@ from recsys_collapse.callback.gradient_spectrum import METRICS, SCHEMAS, Gradien
 from recsys_collapse.train import build_module
 from tests.test_callback_contract import CARDINALITIES, Collected, config, not_blank, read, small_store, train, words_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
+
 FIELDS = [*CARDINALITIES]
 
 

@@ -14,6 +14,8 @@ from recsys_collapse.callback.figures import pair_norm_figure
 from recsys_collapse.callback.pair_norm import SCHEMAS, PairNorm
 from tests.test_callback_contract import CARDINALITIES, Collected, Snapshots, not_blank, read, train, words_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
+
 FIELDS = [*CARDINALITIES]
 
 

@@ -31,6 +31,8 @@ from tests.test_callback_contract import (
     words_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
+
 FIELDS, VALUES = [*CARDINALITIES], ["cka", "cka_null", "cka_adjusted", "overlap", "overlap_null"]
 PAIRS = [*combinations(range(3), 2)]
 

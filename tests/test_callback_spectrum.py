@@ -484,6 +484,15 @@ def test_chosen_metrics_and_variants_alone_are_written(tmp_path: Path) -> None:
     assert len(found) == 3 * 2 * 4
 
 
+def test_chosen_metrics_alone_are_logged(tmp_path: Path, store: Store) -> None:
+    """And information abundance, by which runs are compared."""
+    logger = Fake()
+    options = ("callback.spectrum.variants=[all]", "callback.spectrum.metrics=[k99]")
+    train(store, tmp_path, *SHORT, *options, loggers=(logger,))
+    keys = {key for _, values in logger.sent for key in values if key.startswith("relative/")}
+    assert keys == {"relative/k99", "relative/information_abundance"}
+
+
 def test_without_all_rows_there_are_no_singular_values(tmp_path: Path) -> None:
     own_training(tmp_path, Spectrum(variants=["centred"]))
     assert read(tmp_path, "spectra").is_empty() and read(tmp_path, "spectra").columns == list(SPECTRA)

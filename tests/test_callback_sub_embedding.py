@@ -31,6 +31,8 @@ from tests.test_callback_contract import (
     words_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
+
 FIELDS, VARIANTS = [*CARDINALITIES], ["all", "centred", "seen", "seen+centred"]
 MODELS = ["dcnv2 ME", "dcnv2 SE", "ffm"]
 every_model = pytest.mark.parametrize("model", MODELS)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
-from recsys_collapse.measure import COLLAPSE, Table, find_tables, measure
+from recsys_collapse.measure import COLLAPSE, Table, by_field, find_tables, measure
 from recsys_collapse.spectrum import METRICS, Reference, random_metrics
 from recsys_collapse.spectrum import fields as of_fields
 from recsys_collapse.spectrum.random import grouped_weights
-from recsys_collapse.variant import WEIGHTINGS, Variant
+from recsys_collapse.variant import WEIGHTINGS, Variant, parse_variants
 
 few = settings(max_examples=60, deadline=None)
 Matrix = np.ndarray
@@ -458,3 +458,40 @@ def test_row_weights() -> None:
     assert weights("frequency") == [0, 1, 4, 9]
     assert weights("sqrt_count+centred", 2) == [0, 1, 0, 3]
     assert weights("min_count:2+sqrt_count") == [0, 0, 2, 3]
+
+
+def test_one_variant_may_be_a_word_and_none_is_measured_twice() -> None:
+    assert parse_variants("seen+centred") == [Variant(min_count=1, centred=True)]
+    assert parse_variants(["seen", "all", "min_count:1"]) == [Variant(min_count=1), Variant()]
+    with pytest.raises(ValueError, match="unknown word 'everything'"):
+        parse_variants("everything")
+
+
+# For reading
+
+
+def test_by_field_has_a_row_for_every_field_and_set_and_a_column_for_every_variant() -> None:
+    table = FieldEmbedding([9, 30], num_sets=2, embed_size=3)
+    frame = measure(table, variants=["all", "centred", "unit_norm"])
+    wide = by_field(frame, "effective_rank")
+    assert wide.columns == ["field", "embedding_set", "cardinality", "effective_rank", "all", "centred", "unit_norm"]
+    assert len(wide) == 2 * 3
+    for row in wide.rows(named=True):
+        own = frame.filter(pl.col("field") == row["field"], pl.col("embedding_set").eq_missing(row["embedding_set"]))
+        for variant in ("all", "centred", "unit_norm"):
+            name = "effective_rank" if variant == "all" else f"effective_rank@{variant}"
+            (found,) = own.filter(metric=name).rows(named=True) or [{"value": None, "random_value": 1.0}]
+            expected = None if found["value"] is None else found["value"] / found["random_value"]
+            assert row[variant] == expected
+            if variant == "all":
+                assert (row["cardinality"], row["effective_rank"]) == (found["cardinality"], found["value"])
+
+
+def test_by_field_knows_its_metrics() -> None:
+    with pytest.raises(ValueError, match="metric=rank: expected one of information_abundance"):
+        by_field(measure(nn.Embedding(3, 2)), "rank")
+
+
+def test_a_table_without_columns_has_no_value() -> None:
+    found = measure(nn.Embedding(5, 0))
+    assert len(found) == 2 * len(METRICS) and found["value"].is_null().all() and found["reason"].is_not_null().all()

@@ -229,3 +229,18 @@ def test_the_command_line_beats_the_experiment(folder: Path) -> None:
     assert only("experiment=demo").config.trainer.max_epochs == demo.trainer.max_epochs != 77
     config = only("experiment=demo trainer.max_epochs=77 model=dnn").config
     assert (config.model.name, config.trainer.max_epochs) == ("dnn", 77)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("callback.spectrum.variants=[all,seeen]", "callback.spectrum: variant 'seeen': unknown word 'seeen'"),
+        ("callback.spectrum.every_n_steps=0", "callback.spectrum: every_n_steps=0: expected 1 or more"),
+        ("callback.spectrum.metrics=[rank]", "callback.spectrum: metrics: rank unknown"),
+        ("callback.spectrum.variant=[all]", "did you mean callback.spectrum.variants"),
+    ],
+)
+def test_options_of_callbacks_are_tried_before_anything_runs(words: str, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_targets([Job(composed(f"++{words}"), "", Path())])
+    assert said in str(error.value)

@@ -217,10 +217,10 @@ def _parts(output: Tensor, rows: int, num_sets: int) -> Iterator[tuple[int | Non
 
 def _layer(name: str, embedding_set: int | None, x_BW: Tensor) -> Layer:
     """By the Gram matrix of the smaller side: layers may be thousands wide."""
-    (rows, width), x_BW, eps = x_BW.shape, x_BW.double(), torch.finfo(x_BW.dtype).eps
+    (rows, width), x_BW, rounding = x_BW.shape, x_BW.double(), max(1e-14, torch.finfo(x_BW.dtype).eps)
     deviation_BW = x_BW - x_BW.mean(dim=0)
     sigma = singular_values(deviation_BW.T if width > rows else deviation_BW, exact=False)[: min(rows - 1, width)]
-    equal_rows = sigma[0].item() <= eps * torch.linalg.vector_norm(x_BW).item()  # what is left is rounding
+    equal_rows = sigma[0].item() <= rounding * torch.linalg.vector_norm(x_BW).item()
     return Layer(name, embedding_set, width, torch.zeros_like(sigma) if equal_rows else sigma)
 
 
