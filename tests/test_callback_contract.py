@@ -1,7 +1,8 @@
 """One suite for every measuring callback: each conf/callback/*.yaml, built as a run builds it, in four small trainings.
 
 It changes no number of the training, writes whole files with null instead of NaN, starts afresh with every fit, and no
-logger or figure that fails ends the fit. What the values are is tested in tests/test_callback_<name>.py.
+logger or figure that fails ends the fit. What the values are is tested in tests/test_callback_<name>.py. A new one
+needs its line in `FILES` and `SCALARS`.
 """
 
 import copy
@@ -30,6 +31,7 @@ from recsys_collapse.config import config_dir
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.module import CTRModule
+from recsys_collapse.runs.identity import identity
 from recsys_collapse.train import build_module, fit, make_trainer
 from tests.test_module import SMALL, config
 
@@ -44,7 +46,7 @@ MODELS = {
     "dnn ME": ["model=dnn", "scale=2", "embed=me"],
     "ffm": ["model=ffm", "scale=2"],
 }
-MODELS_SETS = {"dcnv2 ME": 3, "dnn ME": 2}
+SETS = {"dcnv2 ME": 3, "dnn ME": 2}
 FILES = {
     "activation_rank": ["activation_rank", "set_correlation"],
     "gradient_spectrum": ["gradient_spectra"],
@@ -82,13 +84,13 @@ def words_of(model: str) -> list[str]:
     return [*SHORT, *MODELS[model], *hidden]
 
 
-def small_store(rows: int = 64) -> Store:
-    """48 rows for training, 6 batches; the others for validation but two."""
-    generator = torch.Generator().manual_seed(0)
+def small_store(seed: int = 0) -> Store:
+    """48 rows for training, 6 batches; 14 for validation."""
+    generator = torch.Generator().manual_seed(seed)
     known = [max(1, cardinality - (cardinality > 3)) for cardinality in CARDINALITIES.values()]
-    ids = torch.stack([torch.randint(n, (rows,), generator=generator, dtype=torch.int32) for n in known], dim=1)
-    splits = dict(zip(("train", "valid", "test"), torch.arange(rows).split([48, rows - 50, 2]), strict=True))
-    labels = (torch.arange(rows) % 2).to(torch.uint8)
+    ids = torch.stack([torch.randint(n, (64,), generator=generator, dtype=torch.int32) for n in known], dim=1)
+    splits = dict(zip(("train", "valid", "test"), torch.arange(64).split([48, 14, 2]), strict=True))
+    labels = (torch.arange(64) % 2).to(torch.uint8)
     return Store(Path("memory"), "f", [*CARDINALITIES], [*CARDINALITIES.values()], ids, labels, splits)
 
 
@@ -208,6 +210,13 @@ def test_yaml_says_what_it_is(name: str) -> None:
 
 
 @every_callback
+def test_is_no_part_of_a_runs_identity(name: str) -> None:
+    with_it, without = config(f"callback=[{name}]"), config("callback=[]")
+    assert list(with_it.callback) == [name] and not without.callback
+    assert identity(with_it, "data") == identity(without, "data")
+
+
+@every_callback
 @every_model
 def test_leaves_the_training_as_it_was_and_its_files(
     name: str, model: str, tmp_path: Path, weights_without: Callable[[str], dict[str, Tensor]]
@@ -228,7 +237,7 @@ def test_leaves_the_training_as_it_was_and_its_files(
             assert not column.is_nan().any() and not column.is_infinite().any(), (stem, column.name)
         if "embedding_set" in frame.columns and name != "spectrum":
             of_sets = frame["embedding_set"].drop_nulls().unique().sort().to_list()
-            assert of_sets == (list(range(MODELS_SETS[model])) if "ME" in model else [])
+            assert of_sets == (list(range(SETS[model])) if "ME" in model else [])
         if "reason" in frame.columns:
             value = next(column for column in ("value", "information_abundance", "overlap") if column in frame.columns)
             assert frame.filter(pl.col(value).is_null() != pl.col("reason").is_not_null()).is_empty(), stem
@@ -274,19 +283,14 @@ def test_touches_nothing(name: str, sparse: bool, tmp_path: Path) -> None:
 
 @every_callback
 def test_a_second_fit_starts_afresh(name: str, tmp_path: Path) -> None:
+    """After one of another model on other data, as if it were the first."""
     callback = from_yaml(name)
-    for folder in ("first", "second"):
-        train(tmp_path / folder, words_of("dcnv2 ME"), callback)
-    for path in (tmp_path / "first").glob("*.parquet"):
-        again = pl.read_parquet(tmp_path / "second" / path.name)
-        assert pl.read_parquet(path).equals(again, null_equal=True), path.stem
-    with_other = train(tmp_path / "third", words_of("dcnv2 SE"), callback)
-    assert with_other.backbone.embedding.num_sets == 1
-    for path in (tmp_path / "third").glob("*.parquet"):
-        frame = pl.read_parquet(path)
-        assert set(frame["epoch"]) <= {-1, 0, 1} and (
-            "embedding_set" not in frame.columns or frame["embedding_set"].null_count()
-        )
+    train(tmp_path / "other", words_of("dcnv2 SE"), callback, store=small_store(seed=1))
+    train(tmp_path / "second", words_of("dcnv2 ME"), callback)
+    train(tmp_path / "first", words_of("dcnv2 ME"), from_yaml(name))
+    assert {path.stem for path in (tmp_path / "second").glob("*.parquet")} == expected_files(name, "dcnv2 ME")
+    for stem in expected_files(name, "dcnv2 ME"):
+        assert read(tmp_path / "first", stem).equals(read(tmp_path / "second", stem), null_equal=True), stem
 
 
 @every_callback

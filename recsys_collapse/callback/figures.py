@@ -52,7 +52,8 @@ def sub_embedding_figure(sub: pl.DataFrame, laws: pl.DataFrame) -> Any:
     """One epoch, its first set, as Figure 3: fields by ascending IA(E_i) on both axes, and the sums along each.
 
     A row of panels per variant: heat map (i down, j to the right), sum over j, sum over i, both without i = j. Shown is
-    IA as it is: at a fixed i all E_i^{->j} have the same shape, and the law is about these.
+    IA as it is: at a fixed i all E_i^{->j} have the same shape, and the law is about these. Of the sum over i the mean
+    of every i is taken off: else it would fall for large j, whose own large IA is the one that is left out.
     """
     from matplotlib.figure import Figure
 
@@ -73,12 +74,15 @@ def sub_embedding_figure(sub: pl.DataFrame, laws: pl.DataFrame) -> Any:
         of_set = "" if first is None else f", set {first!s}"
         axes[0].set_title(f"IA of E_i→j, {law['variant']}{of_set}, {epoch}\ncollapse law: {test}")
         axes[0].set(xlabel="towards field j", ylabel="field i")
-        sums = axis_sums(torch.tensor(ia_NN).unsqueeze(0))
-        for part, sum_1N, over, along in zip(axes[1:], sums, "ji", "ij", strict=True):
+        ia_1NN = torch.tensor(ia_NN).unsqueeze(0)
+        of_field_1N, _ = axis_sums(ia_1NN)
+        _, towards_1N = axis_sums(ia_1NN - of_field_1N.unsqueeze(2) / max(1, count - 1))
+        titles = ("sum over j of IA, without i = j", "sum over i of (IA - mean of i), without i = j")
+        for part, sum_1N, title, along in zip(axes[1:], (of_field_1N, towards_1N), titles, "ij", strict=True):
             part.plot(sum_1N[0].numpy(), marker=".")
             ticks(part, "x", sorted_names)
             part.grid(alpha=0.3)
-            part.set(title=f"sum of IA over {over}, without i = j", xlabel=f"field {along}, by ascending IA(E_{along})")
+            part.set(title=title, xlabel=f"field {along}, by ascending IA(E_{along})")
     return figure
 
 

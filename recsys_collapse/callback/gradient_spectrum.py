@@ -98,12 +98,8 @@ class GradientSpectrum(lightning.Callback):
         if not own.gram_NCC.isfinite().all():  # float16 takes no such step either
             return
         if self._moments is None:
-            self._moments, self._moved_D = (
-                own,
-                torch.zeros(len(embedding.weight), dtype=torch.bool, device=row_R.device),
-            )
-        else:
-            self._moments = self._moments.merge(own)
+            self._moved_D = torch.zeros(len(embedding.weight), dtype=torch.bool, device=row_R.device)
+        self._moments = own if self._moments is None else self._moments.merge(own)
         self._moved_D[row_R] = True
         self._counted += 1
 
@@ -141,12 +137,8 @@ class GradientSpectrum(lightning.Callback):
             sigma_MNK = singular_spectrum(set_grams(self._moments.gram_NCC, num_sets)).cpu()
             rank_N = self._moments.rows_N.clamp(max=size).tolist()
             moved_N = [int(self._moved_D[rows].sum()) for rows in embedding.field_slices]
-        values = {
-            name: value_S.view(num_sets, len(fields)).tolist()
-            for name, value_S in spectrum_metrics(
-                sigma_MNK.flatten(0, 1), torch.tensor(rank_N).repeat(num_sets)
-            ).items()
-        }
+        found = spectrum_metrics(sigma_MNK.flatten(0, 1), torch.tensor(rank_N).repeat(num_sets))
+        values = {name: found[name].view(num_sets, len(fields)).tolist() for name in METRICS}
         for m in range(num_sets):
             for i, field in enumerate(fields):
                 start = (field, m if num_sets > 1 else None, self._counted, moved_N[i])

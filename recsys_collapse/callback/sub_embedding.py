@@ -146,7 +146,7 @@ class SubEmbedding(lightning.Callback):
             sub_MNNKK = pl_module.backbone.sub_gram(gram_MNKK)
             ia_MNN = sub_abundance(sub_MNNKK, (spectra.moments.rows_N - int(variant.centred)).clamp(min=0)).cpu()
             own = [s for s in spectra.spectra(variant.centred) if num_sets == 1 or s.embedding_set is not None]
-            ia_MN = torch.tensor([s.information_abundance for s in own]).view(num_sets, num_fields)
+            ia_MN = torch.tensor([s.information_abundance for s in own], dtype=torch.float64).view(num_sets, num_fields)
             shapes = [s.reference._replace(columns=sub_MNNKK.shape[-1]) for s in own[:num_fields]]
             yield Found(
                 variant,
