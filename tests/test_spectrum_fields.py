@@ -392,3 +392,22 @@ def test_spectra_of_the_gpu_are_those_of_the_cpu(
         assert mine.sigma.device.type == "cpu" and mine.reference == yours.reference
         largest = yours.sigma.max().item() if len(yours.sigma) else 0.0
         torch.testing.assert_close(mine.sigma, yours.sigma, rtol=0, atol=1e-10 * largest)
+
+
+@pytest.mark.parametrize("rows", [2, 50, 20_000])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_equal_rows_have_no_spread_however_many(rows: int, exact: bool, weighted: bool) -> None:
+    """Centred, they are zero and not rounding noise; beside them, a set that varies is what it is alone."""
+    generator = torch.Generator().manual_seed(0)
+    equal = 3 * torch.randn(1, 4, dtype=torch.float64, generator=generator).expand(rows, 4)
+    varies = torch.randn(rows, 4, dtype=torch.float64, generator=generator)
+    weight_D = torch.rand(rows, generator=generator) if weighted else None
+    found = TableSpectra(torch.cat([equal, varies], 1), [slice(0, rows)], 2, weight_D, exact=exact)
+    alone = TableSpectra(varies, [slice(0, rows)], 1, weight_D, exact=exact).spectra(centred=True)[0].sigma
+    whole, first, second = found.spectra(centred=True)
+    assert math.isnan(first.information_abundance) and (first.sigma == 0).all()
+    torch.testing.assert_close(second.sigma, alone, rtol=1e-9, atol=0)
+    torch.testing.assert_close(whole.sigma[: len(alone)], alone, rtol=1e-9, atol=0)
+    unit = found.spectra(centred=True, unit_norm=True)[0].sigma
+    torch.testing.assert_close(unit[: len(alone)], alone / alone.norm(), rtol=1e-9, atol=0)

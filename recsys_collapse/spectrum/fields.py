@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys_collapse.spectrum.gram import Moments, field_moments, set_grams, unit_norm_gram, unit_norm_scale
 from recsys_collapse.spectrum.metrics import spectrum_metrics
 from recsys_collapse.spectrum.random import Reference, grouped_weights, random_metrics
-from recsys_collapse.spectrum.singular import coarse, factor_spectrum, field_factor, singular_spectrum
+from recsys_collapse.spectrum.singular import coarse, factor_spectrum, field_factor, singular_spectrum, without_rounding
 
 
 class FieldSpectrum(NamedTuple):
@@ -123,7 +123,8 @@ class TableSpectra:
         if (i, centred) not in self._factors:
             mean_C = self.moments.mean_NC()[i] if centred else None
             weight, own = self.weight.detach(), self.field_slices[i]
-            self._factors[i, centred] = field_factor(weight, own, rows, self.row_weight_D, mean_C).cpu()
+            factor_RC = field_factor(weight, own, rows, self.row_weight_D, mean_C).cpu()
+            self._factors[i, centred] = without_rounding(factor_RC, self.moments.gram_NCC[i]) if centred else factor_RC
         return self._factors[i, centred]
 
     def _described(

@@ -21,6 +21,7 @@ from torch import Tensor
 BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**27}  # of a float64 block: it stays in a CPU's cache; a GPU needs large ones
 PANEL = 56  # columns; G is symmetric, and half of it is redundant: a panel is multiplied with what is right of it
 ALIGNED = 8
+CONSTANT = 1e-12  # variance of a column that is constant, up to rounding, over its mean square
 
 
 class Moments(NamedTuple):
@@ -39,7 +40,7 @@ class Moments(NamedTuple):
 
     def all_reduce(self, group: "torch.distributed.ProcessGroup | None" = None) -> "Moments":
         """The moments of all ranks' rows together, on every rank: for tables whose rows are sharded."""
-        summed = Moments(*(tensor.clone() for tensor in self))
+        summed = Moments(*(tensor.clone(memory_format=torch.contiguous_format) for tensor in self))
         for tensor in summed:
             torch.distributed.all_reduce(tensor, group=group)
         return summed
@@ -47,9 +48,12 @@ class Moments(NamedTuple):
     def centred_gram(self) -> Tensor:
         """Gram matrices (N, C, C) of the rows minus their (weighted) mean row, of rank min(D - 1, C) at most.
 
-        Where the mean is much larger than the spread, rounding leaves 1e-16 of the *uncentred* entries.
+        Rounding leaves 1e-16 of the *uncentred* entries: a column that varies by less than 1e-6 of its size is zero.
         """
-        return self.gram_NCC - self.sum_NC.unsqueeze(2) * self.mean_NC().unsqueeze(1)
+        centred_NCC = self.gram_NCC - self.sum_NC.unsqueeze(2) * self.mean_NC().unsqueeze(1)
+        own_NC, all_NC = (gram_NCC.diagonal(dim1=1, dim2=2) for gram_NCC in (centred_NCC, self.gram_NCC))
+        constant_NC = own_NC <= CONSTANT * all_NC
+        return centred_NCC.masked_fill_(constant_NC.unsqueeze(1) | constant_NC.unsqueeze(2), 0.0)
 
     def mean_NC(self) -> Tensor:
         """The (weighted) mean row of every field; zero without a row."""
@@ -103,16 +107,20 @@ def field_moments(table_DC: Tensor, field_slices: Sequence[slice], row_weight_D:
         check_weights(row_weight_D, len(table_DC))
     columns, device = table_DC.shape[1], table_DC.device
     size = augmented_size(columns)
-    upper_NAA = torch.zeros(len(field_slices), size, size, dtype=torch.float64, device=device)
-    for upper_AA, rows in zip(upper_NAA, field_slices, strict=True):
+    gram_NAA = torch.zeros(len(field_slices), size, size, dtype=torch.float64, device=device)
+    for gram_AA, rows in zip(gram_NAA, field_slices, strict=True):
         for e_BA in row_blocks(table_DC, rows, row_weight_D):
-            _add_upper_gram(upper_AA, e_BA)
-    upper_NAA.triu_()
-    gram_NAA = upper_NAA + upper_NAA.triu(1).mT
+            _add_upper_gram(gram_AA, e_BA)
+        gram_AA.triu_()
+        gram_AA += gram_AA.triu(1).T  # field by field: no second copy of all
     counted = (rows.stop - rows.start if row_weight_D is None else row_weight_D[rows] > 0 for rows in field_slices)
     rows_N = torch.tensor([int(torch.as_tensor(rows).sum()) for rows in counted], dtype=torch.int64, device=device)
-    gram_NCC = gram_NAA[:, :columns, :columns].contiguous()
-    return Moments(gram_NCC, gram_NAA[:, :columns, columns].contiguous(), gram_NAA[:, columns, columns].clone(), rows_N)
+    gram_NCC, sum_NC, weight_N = (
+        gram_NAA[:, :columns, :columns],
+        gram_NAA[:, :columns, columns],
+        gram_NAA[:, columns, columns],
+    )
+    return Moments(gram_NCC, sum_NC, weight_N, rows_N)
 
 
 def _add_upper_gram(gram_AA: Tensor, e_BA: Tensor) -> None:

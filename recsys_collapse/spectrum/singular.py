@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys_collapse.spectrum.gram import check_weights, field_moments, row_blocks
 
 TAIL = 1e-6  # of the table's norm: below it, the square is lost among rounding errors
+CONSTANT_COLUMN = 1e-12  # deviations of a column over its norm: up to here it is constant
 QR_ROWS_PER_COLUMN = 64  # of a block: R stands on top of every block, and is worked through again
 
 
@@ -78,6 +79,12 @@ def field_factor(
     return triangular_factor((e_BA[:, :columns].clone() for e_BA in blocks), columns)
 
 
+def without_rounding(factor_RC: Tensor, gram_CC: Tensor) -> Tensor:
+    """A centred factor whose constant columns are zero and not rounding noise; `gram_CC` is that before centring."""
+    limit_C = CONSTANT_COLUMN * gram_CC.diagonal().sqrt().to(factor_RC.device)
+    return factor_RC.masked_fill(torch.linalg.vector_norm(factor_RC, dim=0) <= limit_C, 0.0)
+
+
 def coarse(sigma: Tensor, size: Tensor, norm: Tensor) -> Tensor:
     """Whether a spectrum from a Gram matrix is too coarse: (S, C), its length (S,) and the table's norm (S,) -> (S,).
 
@@ -123,4 +130,5 @@ def singular_values(
         if not exact or not coarse(sigma_NC, torch.full_like(moments.rows_N, size), norm_N).item():
             return sigma_NC[0, :size].cpu()
     mean_C = moments.mean_NC()[0] if centred else None
-    return factor_spectrum(field_factor(table_DC, every, counted, row_weight_D, mean_C))[:size]
+    factor_RC = field_factor(table_DC, every, counted, row_weight_D, mean_C)
+    return factor_spectrum(without_rounding(factor_RC, moments.gram_NCC[0]) if centred else factor_RC)[:size]
