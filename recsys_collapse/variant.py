@@ -61,5 +61,7 @@ class Variant(NamedTuple):
 
 
 def parse_variants(words: Sequence[str] | str) -> list[Variant]:
-    """Every variant once, in order; `words` may be a single one. Raises as `Variant.parse`."""
+    """Every variant once, in order; `words` may be a single one. Raises as `Variant.parse`, and if there is none."""
+    if not words:
+        raise ValueError(f"variants={words}: expected at least one, such as all, centred, seen+centred")
     return list(dict.fromkeys(map(Variant.parse, [words] if isinstance(words, str) else words)))

@@ -411,3 +411,21 @@ def test_equal_rows_have_no_spread_however_many(rows: int, exact: bool, weighted
     torch.testing.assert_close(whole.sigma[: len(alone)], alone, rtol=1e-9, atol=0)
     unit = found.spectra(centred=True, unit_norm=True)[0].sigma
     torch.testing.assert_close(unit[: len(alone)], alone / alone.norm(), rtol=1e-9, atol=0)
+
+
+def test_rounding_is_that_of_the_entries_before_centring() -> None:
+    """Rank one around a mean row: float32 entries are rounded at the size of the mean."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(5000, 1, generator=generator) * torch.randn(1, 10, generator=generator)
+    for size, rank in ((1.0, 1), (100.0, 1)):
+        weight = 1e-2 * spread + size * torch.randn(1, 10, generator=generator)
+        raw, centred = (TableSpectra(weight, [slice(0, 5000)]).spectra(c)[0].metrics for c in (False, True))
+        assert (raw["numerical_rank"], centred["numerical_rank"]) == (2, rank)
+        assert math.isinf(raw["condition_number"]) and math.isinf(centred["condition_number"])
+
+
+def test_a_column_too_large_to_square_is_not_constant() -> None:
+    weight = torch.randn(500, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight[:, 0] *= 1e160
+    (found,) = TableSpectra(weight, [slice(0, 500)]).spectra(centred=True)
+    assert math.isnan(found.information_abundance)

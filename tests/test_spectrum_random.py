@@ -288,12 +288,25 @@ ZIPF = [(30, 4, 1.0), (3, 6, 1.0), (200, 5, 1.3), (60, 20, 0.5)]
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize(("rows", "columns", "exponent"), ZIPF)
+@pytest.mark.parametrize("drawn_rows", [1000, 0])
+@pytest.mark.parametrize("entries", ["uniform", "normal"])
 def test_metrics_of_rows_with_the_weights_of_a_zipf_law(
-    rows: int, columns: int, exponent: float, centred: bool
+    rows: int,
+    columns: int,
+    exponent: float,
+    centred: bool,
+    entries: str,
+    drawn_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Row by row as they are initialised, and, above so many rows, group by group, Gaussian."""
+    if drawn_rows == 0 and entries == "uniform":
+        pytest.skip("groups are Gaussian")
+    monkeypatch.setattr(random, "DRAWN_ROWS", drawn_rows)
+    random._drawn_metrics.cache_clear()
     weights = torch.arange(1, rows + 1).double() ** -exponent
-    reference = Reference(rows, columns, "uniform", centred, random.grouped_weights(weights))
-    expected = sample(rows, columns, 2000, "normal", centred, tuple(weights.tolist()))
+    reference = Reference(rows, columns, entries, centred, random.grouped_weights(weights))
+    expected = sample(rows, columns, 2000, entries, centred, tuple(weights.tolist()))
     assert_means(reference, expected, bias=0.002)  # the groups'
 
 
@@ -301,3 +314,14 @@ def test_steep_weights_alone_look_like_collapse() -> None:
     """Which is why they have a reference of their own."""
     steep = random_metrics(Reference(20, 4, weights=((1000.0, 1), (1.0, 19))))["information_abundance"]
     assert steep < 0.6 * random_information_abundance(20, 4)
+
+
+def test_a_field_of_few_rows_in_a_wide_table_is_drawn_on_its_small_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C x C Gram matrices of 400 draws at C = 500 would take gigabytes."""
+    shapes = []
+    monkeypatch.setattr(
+        random, "singular_spectrum", lambda gram: (shapes.append(gram.shape), singular_spectrum(gram))[1]
+    )
+    weights = random.grouped_weights(1000 / torch.arange(1, 11))
+    fresh(Reference(10, 500, weights=weights))
+    assert [shape[1:] for shape in shapes] == [(10, 10)]

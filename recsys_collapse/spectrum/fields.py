@@ -108,7 +108,7 @@ class TableSpectra:
                 factor_RC = _unit_norm_factor(factor_RC, num_sets)
             for m, sigma_NK in sigma.items():
                 _put(sigma_NK[i], factor_spectrum(factor_RC if m is None else factor_RC.chunk(num_sets, dim=1)[m]))
-        return [spectrum for m in sigma for spectrum in self._described(m, sigma[m], rows_N, centred)]
+        return [spectrum for m in sigma for spectrum in self._described(m, sigma[m], norm_N[m], rows_N, centred)]
 
     def _unresolved(
         self, sigma: Mapping[int | None, Tensor], norm_N: Mapping[int | None, Tensor], rank_N: Tensor
@@ -128,13 +128,13 @@ class TableSpectra:
         return self._factors[i, centred]
 
     def _described(
-        self, embedding_set: int | None, sigma_NC: Tensor, rows_N: Tensor, centred: bool
+        self, embedding_set: int | None, sigma_NC: Tensor, norm_N: Tensor, rows_N: Tensor, centred: bool
     ) -> Iterable[FieldSpectrum]:
         columns, eps = sigma_NC.shape[1], torch.finfo(self.weight.dtype).eps
         size_N = (rows_N - int(centred)).clamp(0, columns)
         inside_NC = torch.arange(columns) < size_N.unsqueeze(1)
         sigma_NC = torch.where(inside_NC, sigma_NC, 0.0)
-        values = {name: value_N.tolist() for name, value_N in spectrum_metrics(sigma_NC, size_N, eps).items()}
+        values = {name: value_N.tolist() for name, value_N in spectrum_metrics(sigma_NC, size_N, eps, norm_N).items()}
         for i, (rows, size) in enumerate(zip(rows_N.tolist(), size_N.tolist(), strict=True)):
             reference = Reference(rows, columns, self.entries, centred, self._weights[i], eps)
             metrics = {name: value_N[i] for name, value_N in values.items()}

@@ -52,7 +52,7 @@ class Moments(NamedTuple):
         """
         centred_NCC = self.gram_NCC - self.sum_NC.unsqueeze(2) * self.mean_NC().unsqueeze(1)
         own_NC, all_NC = (gram_NCC.diagonal(dim1=1, dim2=2) for gram_NCC in (centred_NCC, self.gram_NCC))
-        constant_NC = own_NC <= CONSTANT * all_NC
+        constant_NC = all_NC.isfinite() & (own_NC <= CONSTANT * all_NC)
         return centred_NCC.masked_fill_(constant_NC.unsqueeze(1) | constant_NC.unsqueeze(2), 0.0)
 
     def mean_NC(self) -> Tensor:

@@ -64,27 +64,21 @@ def rank_me(sigma_SC: Tensor, size_S: Tensor) -> Tensor:
     return torch.where(_inside(sigma_SC, size_S), torch.special.entr(share), 0.0).sum(-1).exp()
 
 
-def rounding_floor(sigma: Tensor, eps: float) -> Tensor:
-    """Below it, a singular value may be mere rounding of the table's entries: eps ||E||_F, (..., C) -> (...).
+def numerical_rank(sigma: Tensor, floor: Tensor) -> Tensor:
+    """Singular values above a floor (...), in [0, min(D, C)]: (..., C) -> (...).
 
-    Rounding every entry to a relative `eps` moves no singular value by more (Weyl's inequality).
+    The floor is eps ||E||_F of the table as it is stored, before centring: rounding every entry to a relative eps moves
+    no singular value by more (Weyl's inequality), so that what is below may be mere rounding. The usual threshold
+    max(D, C) * eps * sigma_1 assumes the worst case of an algorithm; with 10^6 float32 rows it would take everything
+    below a tenth of sigma_1 for rounding.
     """
-    return eps * sigma.square().sum(-1).sqrt()
+    return (sigma > floor.unsqueeze(-1)).sum(-1).double()
 
 
-def numerical_rank(sigma: Tensor, eps: float) -> Tensor:
-    """Singular values above the rounding floor of entries of precision `eps`, in [0, min(D, C)]: (..., C) -> (...).
-
-    The usual threshold max(D, C) * eps * sigma_1 assumes the worst case of an algorithm; with 10^6 float32 rows it
-    would take everything below a tenth of sigma_1 for rounding.
-    """
-    return (sigma > rounding_floor(sigma, eps).unsqueeze(-1)).sum(-1).double()
-
-
-def condition_number(sigma_SC: Tensor, size_S: Tensor, eps: float) -> Tensor:
-    """sigma_1 / sigma_min(D, C), at least 1; inf where the last one is below the rounding floor: (S, C) -> (S,)."""
+def condition_number(sigma_SC: Tensor, size_S: Tensor, floor_S: Tensor) -> Tensor:
+    """sigma_1 / sigma_min(D, C), at least 1; inf where the last one is not above the floor: (S, C) -> (S,)."""
     last_S = sigma_SC.gather(-1, (size_S - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(last_S > rounding_floor(sigma_SC, eps), sigma_SC[:, 0] / last_S, torch.inf)
+    return torch.where(last_S > floor_S, sigma_SC[:, 0] / last_S, torch.inf)
 
 
 def energy_rank(sigma: Tensor, share: float) -> Tensor:
@@ -114,11 +108,11 @@ def _inside(sigma_SC: Tensor, size_S: Tensor) -> Tensor:
 
 
 class Padded(NamedTuple):
-    """Spectra of different lengths beside each other, and the precision of the tables' entries."""
+    """Spectra of different lengths beside each other, and below what they may be rounding."""
 
     sigma_SC: Tensor
     size_S: Tensor
-    eps: float
+    floor_S: Tensor
 
 
 METRICS: dict[str, Callable[[Padded], Tensor]] = {
@@ -128,8 +122,8 @@ METRICS: dict[str, Callable[[Padded], Tensor]] = {
     "stable_rank": lambda s: stable_rank(s.sigma_SC),
     "participation_ratio": lambda s: participation_ratio(s.sigma_SC),
     "covariance_effective_rank": lambda s: covariance_effective_rank(s.sigma_SC),
-    "numerical_rank": lambda s: numerical_rank(s.sigma_SC, s.eps),
-    "condition_number": lambda s: condition_number(s.sigma_SC, s.size_S, s.eps),
+    "numerical_rank": lambda s: numerical_rank(s.sigma_SC, s.floor_S),
+    "condition_number": lambda s: condition_number(s.sigma_SC, s.size_S, s.floor_S),
     "k90": lambda s: energy_rank(s.sigma_SC, 0.9),
     "k99": lambda s: energy_rank(s.sigma_SC, 0.99),
     "spectrum_slope": lambda s: spectrum_slope(s.sigma_SC, s.size_S),
@@ -137,13 +131,16 @@ METRICS: dict[str, Callable[[Padded], Tensor]] = {
 """Every metric by the name under which it is written."""
 
 
-def spectrum_metrics(sigma_SC: Tensor, size_S: Tensor | None = None, eps: float = 2**-23) -> dict[str, Tensor]:
+def spectrum_metrics(
+    sigma_SC: Tensor, size_S: Tensor | None = None, eps: float = 2**-23, norm_S: Tensor | None = None
+) -> dict[str, Tensor]:
     """All of `METRICS` for many spectra at once: (S, C) -> (S,) each, float64.
 
     Args:
         sigma_SC: descending, zero from `size_S` on.
         size_S: min(D, C) of every spectrum; None: C.
         eps: relative precision of the tables' entries (float32: 2^-23).
+        norm_S: Frobenius norms of the tables as stored, if the spectra are of centred ones; None: of the spectra.
 
     Where a spectrum is empty, all zero or not finite there is no value: NaN; only the numerical rank of zeros is 0.
     """
@@ -155,8 +152,10 @@ def spectrum_metrics(sigma_SC: Tensor, size_S: Tensor | None = None, eps: float 
     known_S = sigma_SC.isfinite().all(1) & (size_S > 0)
     valued_S = known_S & (sigma_SC[:, 0] > 0)
     # Of a spectrum near 1: squares of very small or large numbers do not leave the range.
-    scaled_SC = sigma_SC / torch.where(valued_S, sigma_SC[:, 0], 1.0).unsqueeze(1)
-    padded = Padded(torch.where(_inside(sigma_SC, size_S), scaled_SC, 0.0), size_S, eps)
+    largest_S = torch.where(valued_S, sigma_SC[:, 0], 1.0)
+    scaled_SC = torch.where(_inside(sigma_SC, size_S), sigma_SC / largest_S.unsqueeze(1), 0.0)
+    own_S = scaled_SC.square().sum(1).sqrt()
+    padded = Padded(scaled_SC, size_S, eps * (own_S if norm_S is None else torch.maximum(own_S, norm_S / largest_S)))
     found = {name: metric(padded) for name, metric in METRICS.items()}
     return {
         name: torch.where(known_S if name == "numerical_rank" else valued_S, value_S, torch.nan)

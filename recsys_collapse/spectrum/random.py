@@ -88,7 +88,7 @@ def _draw(reference: Reference, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape_factor = 1.0 if weights else min(1.0, 10 * size / max(rows - centred, columns))
     draws = max(2, math.ceil(shape_factor * DRAWN_VALUES / size))
-    if weights:
+    if rows > DRAWN_ROWS and weights:
         return singular_spectrum(_weighted_grams(draws, weights, columns, centred, generator))
     if rows > DRAWN_ROWS:
         return singular_spectrum(_random_wishart(draws, rows - centred, columns, generator))
@@ -97,8 +97,11 @@ def _draw(reference: Reference, size: int) -> Tensor:
         e = torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1
     else:
         e = torch.randn(shape, dtype=torch.float64, generator=generator)
+    weight_G, rows_G = torch.tensor(weights or ((1.0, rows),), dtype=torch.float64).T
+    weight_D1 = weight_G.repeat_interleave(rows_G.long()).unsqueeze(1)
     if centred:
-        e -= e.mean(dim=1, keepdim=True)
+        e -= (weight_D1 * e).sum(dim=1, keepdim=True) / weight_D1.sum()
+    e *= weight_D1.sqrt()
     return singular_spectrum(e @ e.mT if rows < columns else e.mT @ e)
 
 
