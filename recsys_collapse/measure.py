@@ -90,7 +90,8 @@ def find_tables(
         fields: for tables that hold several fields below each other: name and cardinality of each, in order.
 
     Raises:
-        ValueError: there is no table; a name in `counts` or `fields` is not one; the cardinalities are not the rows.
+        ValueError: there is no table; a name in `counts` or `fields` is not one; the cardinalities are not the rows; a
+            count is negative; two fields have the same name.
     """
     counts, fields, found, seen = counts or {}, fields or {}, list[Table](), set[int]()
     part: Any
@@ -112,12 +113,20 @@ def find_tables(
             raise ValueError(f"fields[{name!r}] has {[*sizes.values()]} rows; the table has {rows}")
         ends = accumulate(sizes.values())
         slices = [slice(end - size, end) for end, size in zip(ends, sizes.values(), strict=True)]
-        found.append(Table(name, weight, [*sizes], slices, count_D=counts.get(name), **options))
+        count_D = torch.as_tensor(counts[name]) if name in counts else None
+        if count_D is not None and (count_D < 0).any():
+            raise ValueError(f"counts[{name!r}]: found a negative one; expected how often every id occurs, 0 or more")
+        found.append(Table(name, weight, [*sizes], slices, count_D=count_D, **options))
     if not found:
         raise ValueError(f"{type(module).__name__} has no nn.Embedding, nn.EmbeddingBag or FieldEmbedding")
     if unknown := sorted((set(counts) | set(fields)) - {table.name for table in found}):
         known = ", ".join(table.name for table in found)
         raise ValueError(f"no table named {', '.join(unknown)}; the tables of {type(module).__name__} are {known}")
+    names = [field for table in found for field in table.fields]
+    if twice := sorted({field for field in names if names.count(field) > 1}):
+        raise ValueError(
+            f"fields: {', '.join(twice)} named in several tables; expected a name of its own for every field"
+        )
     return found
 
 
@@ -167,7 +176,7 @@ def measure(
     Args:
         module: any; its tables are read where they are, block by block, and nothing is changed.
         variants: see `Variant.parse`.
-        counts: see `find_tables`.
+        counts: see `find_tables`. A table that is left out has null where a variant needs them.
         fields: see `find_tables`.
         exact: QR where a Gram matrix does not resolve the small singular values.
 
@@ -177,13 +186,15 @@ def measure(
     Raises:
         ValueError: from `Variant.parse`, `find_tables` and `Table.row_weight`.
     """
-    wanted = parse_variants(variants)
-    rows = [
-        row
-        for table in find_tables(module, counts, fields)
-        for variant, spectra in spectra_of_table(table, wanted, exact)
-        for row in collapse_rows(table, variant, spectra)
-    ]
+    wanted, rows = parse_variants(variants), list[tuple[Any, ...]]()
+    for table in find_tables(module, counts, fields):
+        unknown = [variant for variant in wanted if counts and table.count_D is None and variant.needs_counts]
+        known = [variant for variant in wanted if variant not in unknown]
+        for variant, spectra in spectra_of_table(table, known, exact):
+            rows += collapse_rows(table, variant, spectra)
+        why = "how often ids occur is not known"
+        names = [f"{metric}@{variant}" for variant in unknown for metric in METRICS]
+        rows += [(field, None, None, name, None, None, why) for name in names for field in table.fields]
     return pl.DataFrame(rows, schema=COLLAPSE, orient="row").fill_nan(None)
 
 

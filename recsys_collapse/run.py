@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.plan import Job, Plan, make_plan, plan_job
@@ -37,6 +38,8 @@ def run_job(job: Job) -> float | None:
     """One job that nobody else works on; whatever it fails for is recorded."""
     if result := read_result(job.run_dir, job.run_id):
         log.info(f"{job.name}: finished before, skipped")
+        if missing := not_measured(job):
+            log.warning(f"{job.name}: not measured then: {', '.join(missing)}; remove {job.run_dir} to run it again")
         return result["val_auc"]
     log.info(f"{job.name}: starts")
     try:
@@ -52,6 +55,14 @@ def run_job(job: Job) -> float | None:
     return result["val_auc"]
 
 
+def not_measured(job: Job) -> list[str]:
+    """Callbacks of a finished run's job with which it was not run then, or not with these options."""
+    path = job.run_dir / "config.yaml"
+    then: Any = OmegaConf.load(path) if path.is_file() else {}
+    measured = then.get("callback") or {}
+    return [f"callback.{name}" for name, node in job.config.callback.items() if measured.get(name) != node]
+
+
 def main() -> int:
     """Run the command line; 0 if every job is finished, 1 if one failed, 2 if the command is wrong."""
     # Before torch is loaded: threads that wait by spinning make training several times slower as soon as anything else
@@ -61,6 +72,7 @@ def main() -> int:
         plan = make_plan(sys.argv[1:])
         if plan is not None:
             missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
+            check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
             check_targets(missing)
             print(f"{plan.sweep}: {len(plan.jobs)} runs, {len(plan.jobs) - len(missing)} finished before")
     except ValueError as error:
@@ -88,6 +100,21 @@ def add_override(argv: list[str], override: str) -> None:
     argv.insert(last + 1, override)
 
 
+def check_callbacks(jobs: list[Job]) -> None:
+    """Check the options of callbacks, those of finished runs too: what they ask for may not be there.
+
+    Raises:
+        ValueError: names the config key.
+    """
+    if not jobs:
+        return
+    from recsys_collapse.build import build, check
+
+    for name, node in {(name, str(node)): node for job in jobs for name, node in job.config.callback.items()}.items():
+        own = str(node.get("_target_") if isinstance(node, DictConfig) else "").startswith("recsys_collapse.")
+        (build if own else check)(node, f"callback.{name[0]}")
+
+
 def check_targets(jobs: list[Job]) -> None:
     """Check the options of everything that will be built, before the first job starts.
 
@@ -100,9 +127,6 @@ def check_targets(jobs: list[Job]) -> None:
     from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
     from recsys_collapse.optimizer.trial import trial_step
 
-    for name, node in {(name, str(node)): node for job in jobs for name, node in job.config.callback.items()}.items():
-        own = str(node.get("_target_") if isinstance(node, DictConfig) else "").startswith("recsys_collapse.")
-        (build if own else check)(node, f"callback.{name[0]}")
     for config in {str(job.config.optimizer): job.config for job in jobs}.values():
         check(config.optimizer, "optimizer")
         trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))

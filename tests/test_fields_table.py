@@ -80,10 +80,10 @@ def test_mean_and_spread_over_the_seeds(tmp_path: Path, runs: list[dict[str, Any
 
 
 def test_a_variant_has_a_table_of_its_own(tmp_path: Path, runs: list[dict[str, Any]]) -> None:
-    """Of the cells that measured it, with its rows."""
+    """With its rows; cells that did not measure it say so."""
     found = shown(field_frame(runs, tmp_path), tmp_path, "seen")
-    assert (found[""], found["field"]) == (["", "dnn base"], ["rows", "whole"])
-    assert found["user"] == ["700", "0.500 ±0.354"] and "shop" not in found
+    assert (found[""], found["field"]) == (["", "dnn base", "dnn ME 4x"], ["rows", "whole", "whole, n=0"])
+    assert found["user"] == ["700", "0.500 ±0.354", "–"] and "shop" not in found
     text = " ".join((tmp_path / "table.txt").read_text().split())
     assert "IA/random by field of clicks, seen, best epoch" in text
 
@@ -161,3 +161,15 @@ def test_a_run_without_a_value_anywhere(tmp_path: Path, capsys: pytest.CaptureFi
     found = shown(field_frame([run], tmp_path), tmp_path)
     assert found["a"] == ["1,000", "–"] and found["mean"] == ["", "–"]
     assert "–" in capsys.readouterr().out
+
+
+def test_columns_say_how_many_runs_measured_them() -> None:
+    """A variant that an older run lacks is not passed off as a mean over all seeds."""
+    key = {"dataset": "d", "field": "a", "embedding_set": None, "cardinality": 5, "epoch": 0, "random_value": 1.0}
+    rows = [{**key, "cell": "m base", "seed": s, "metric": "information_abundance", "value": 0.5} for s in (0, 1, 2)]
+    rows.append({**rows[0], "metric": "information_abundance@seen"})
+    rows += [{**row, "cell": "m SE 2x"} for row in rows[:3]]
+    frame = pl.DataFrame(rows, schema_overrides={"embedding_set": pl.Int32}).with_columns(relative=pl.col("value"))
+    headers = [column.header for column in field_table(frame, "seen").columns]
+    assert headers == ["field", "rows", "m base\nwhole, n=1", "m SE 2x\nwhole, n=0"]
+    assert [column.header for column in field_table(frame).columns][2:] == ["m base\nwhole", "m SE 2x\nwhole"]

@@ -495,3 +495,22 @@ def test_by_field_knows_its_metrics() -> None:
 def test_a_table_without_columns_has_no_value() -> None:
     found = measure(nn.Embedding(5, 0))
     assert len(found) == 2 * len(METRICS) and found["value"].is_null().all() and found["reason"].is_not_null().all()
+
+
+def test_counts_of_some_tables_are_enough_for_those() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(5, 3), "b": nn.Embedding(4, 3)})
+    found = measure(model, counts={"a": [0, 1, 2, 3, 4]}, variants=["all", "seen"])
+    seen = found.filter(pl.col("metric") == "information_abundance@seen")
+    assert seen.select("field", "cardinality", "reason").rows() == [
+        ("a", 4, None),
+        ("b", None, "how often ids occur is not known"),
+    ]
+    assert len(found.filter(pl.col("field") == "b")) == 2 * len(METRICS)
+
+
+def test_counts_below_zero_and_names_that_occur_twice_are_errors() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(5, 3), "b": nn.Embedding(4, 3)})
+    with pytest.raises(ValueError, match=r"counts\['a'\]: found a negative one"):
+        measure(model, counts={"a": torch.tensor([1, 1, -1, 1, 1])})
+    with pytest.raises(ValueError, match="fields: x named in several tables"):
+        measure(model, fields={"a": {"x": 5}, "b": {"x": 4}})

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from recsys_collapse.build import check
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.plan import Job, Plan, make_plan, sweep_name
-from recsys_collapse.run import check_targets
+from recsys_collapse.run import check_callbacks, check_targets
 
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
 README = "-m model=dcnv2,dnn scale=1,2,4,10 embed=se,me"
@@ -212,6 +212,7 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     config = composed(f"{group}=[{option}]" if group == "callback" else f"{group}={option}", *needed)
     OmegaConf.resolve(config)
     check_targets([Job(config, "", Path())])
+    check_callbacks([Job(config, "", Path())])
     check(config.dataset, "dataset")
     if group not in ("callback", "dataset", "experiment"):
         assert (config[group] if group == "protocol" else config[group].name) == option
@@ -236,11 +237,12 @@ def test_the_command_line_beats_the_experiment(folder: Path) -> None:
     [
         ("callback.spectrum.variants=[all,seeen]", "callback.spectrum: variant 'seeen': unknown word 'seeen'"),
         ("callback.spectrum.every_n_steps=0", "callback.spectrum: every_n_steps=0: expected 1 or more"),
+        ("callback.spectrum.variants=[]", "callback.spectrum: variants=[]: expected at least one"),
         ("callback.spectrum.metrics=[rank]", "callback.spectrum: metrics: rank unknown"),
         ("callback.spectrum.variant=[all]", "did you mean callback.spectrum.variants"),
     ],
 )
 def test_options_of_callbacks_are_tried_before_anything_runs(words: str, said: str) -> None:
     with pytest.raises(ValueError) as error:
-        check_targets([Job(composed(f"++{words}"), "", Path())])
+        check_callbacks([Job(composed(f"++{words}"), "", Path())])
     assert said in str(error.value)

@@ -213,3 +213,13 @@ def test_same_numbers_bit_for_bit_elsewhere(sweep: Sweep, tmp_path: Path) -> Non
 def test_seeds_differ(sweep: Sweep) -> None:
     by_seed = [{r["test_logloss"] for r in sweep.runs.values() if r["seed"] == seed} for seed in (0, 1)]
     assert not by_seed[0] & by_seed[1]
+
+
+def test_what_a_finished_run_has_not_measured_is_said(sweep: Sweep) -> None:
+    """And a wrong option is an error, though nothing would be run."""
+    again = run(*sweep.arguments, "callback=[spectrum,pair_norm]", cwd=sweep.folder)
+    assert again.returncode == 0 and "finished before, skipped" in again.stdout
+    assert "not measured then: callback.pair_norm; remove outputs/runs/" in again.stdout
+    assert not list(sweep.folder.rglob("pair_norm.parquet"))
+    wrong = run(*sweep.arguments, "callback.spectrum.variants=[sen]", cwd=sweep.folder)
+    assert wrong.returncode == 2 and "unknown word 'sen'" in wrong.stderr

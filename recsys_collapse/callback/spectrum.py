@@ -59,7 +59,8 @@ class Spectrum(lightning.Callback):
     Args:
         variants: which rows count and what is taken off, see `Variant.parse`; `all` alone has singular values written.
         metrics: of `METRICS`; None: all.
-        every_n_steps: measure also after every so many optimizer steps; None: after epochs only.
+        every_n_steps: measure also after every so many optimizer steps, as Lightning counts them (those of all
+            optimizers together); None: after epochs only.
         exact: QR where a Gram matrix does not resolve the small singular values.
         counts: for modules other than `CTRModule`: see `find_tables`.
         fields: likewise.
@@ -203,9 +204,11 @@ def spectra_figure(spectra: pl.DataFrame) -> Any:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    epoch: Any = spectra["epoch"].max()
     whole = spectra.filter(pl.col("embedding_set").is_null()).drop_nulls("singular_value").sort("index")
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="k / K", ylabel="sigma_k / sigma_1", yscale="log")
+    axes = figure.add_subplot(xlabel="k / number of singular values", ylabel="sigma_k / sigma_1", yscale="log")
+    axes.set_title(f"singular spectra, all sets side by side, all rows, epoch {epoch}" if epoch is not None else "")
     for i, name in enumerate(names := spectra["field"].unique(maintain_order=True)):
         field = whole.filter(pl.col("field") == name)
         sigma_K, k_K = field["singular_value"].to_numpy(), (field["index"].to_numpy() + 1) / max(1, len(field))

@@ -45,17 +45,22 @@ def field_table(frame: pl.DataFrame, variant: str = "") -> Table:
     own = frame.filter(pl.col("metric") == metric)
     datasets = ", ".join(own["dataset"].unique(maintain_order=True))
     title = f"IA/random by field of {datasets}, {variant or 'all rows'}, best epoch"
-    table = Table(title=title, caption="per set: mean over the embedding sets; mean and sample sd over seeds")
+    caption = (
+        "per set: mean over the embedding sets; mean and sample sd over seeds; n: runs, where not all measured this"
+    )
+    table = Table(title=title, caption=caption)
     table.add_column("field")
     table.add_column("rows", justify="right")
     columns = [
         (cell, per_set)
-        for cell in own["cell"].unique(maintain_order=True)
+        for cell in frame["cell"].unique(maintain_order=True)
         for per_set in (False, True)
         if not per_set or own.filter(pl.col("cell") == cell)["embedding_set"].is_not_null().any()
     ]
     for cell, per_set in columns:
-        table.add_column(f"{cell}\n{'per set' if per_set else 'whole'}", justify="right")
+        measured, runs = (part.filter(pl.col("cell") == cell)["seed"].n_unique() for part in (own, frame))
+        few = f", n={measured}" if measured < runs else ""
+        table.add_column(f"{cell}\n{'per set' if per_set else 'whole'}{few}", justify="right")
     for (field,), group in own.group_by("field", maintain_order=True):
         rows = group["cardinality"].to_list()[0]
         values = [_relative(group.filter(pl.col("cell") == cell), per_set) for cell, per_set in columns]
