@@ -108,7 +108,7 @@ def rare_rows() -> Figure:
                 table = torch.where(unseen_D.unsqueeze(1), idle, trained)
                 every.append(abundance(table))
                 seen.append(abundance(table, row_weight_D=~unseen_D))
-            axes.plot(shares, every, label=f"all rows, unseen rows of norm {norm} x")
+            axes.plot(shares, every, label=f"all rows; unseen entries {norm} x the trained ones")
         axes.plot(shares, seen, "k--", label="seen rows")
         axes.set(
             title=f"unseen rows {kind}", xlabel="share of rows that no sample has", ylabel="IA (K = 10)", ylim=(1, 10)
@@ -126,7 +126,7 @@ def centring() -> Figure:
     for centred in (False, True):
         values = [abundance(table + size * mean, centred=centred) for size in sizes]
         axes.plot(sizes, values, marker=".", label="centred" if centred else "raw")
-    axes.set(xlabel="length of the mean, in standard deviations of an entry", ylabel="IA (K = 32)", ylim=(0, 32))
+    axes.set(xlabel="each entry of the mean row, in standard deviations", ylabel="IA (K = 32)", ylim=(0, 32))
     axes.set_title("a shared mean row is one large singular value")
     axes.legend(frameon=False)
     return figure
@@ -228,7 +228,7 @@ def pairs() -> Figure:
     for axes, strength, name in ((panels[0], 0.1, "planted law"), (panels[1], 0.0, "no law")):
         ia_NN = ia_N.unsqueeze(1) * (1 + strength * (ia_N - ia_N.mean()) / 2) + noise_NN
         law = collapse_law(ia_NN, ia_N)
-        image = axes.imshow(ia_NN.numpy(), origin="lower")
+        image = axes.imshow(ia_NN.numpy())
         axes.set(title=f"{name}\nmean rho {law.mean_rho:.2f}, p = {law.p_value:.4f}", xlabel="j, by IA($E_j$)")
         axes.set_ylabel("i, by IA($E_i$)")
     figure.colorbar(image, ax=list(panels[:2]), label="IA of the sub-embedding of i for j", shrink=0.8)
@@ -236,9 +236,9 @@ def pairs() -> Figure:
     scale_MNN = torch.exp(0.8 * random_table(2 * fields * fields, 1, 7).view(2, fields, fields))
     for axes, scale, name in ((panels[2], 1.0, "two sets at initialisation"), (panels[3], scale_MNN, "diverged")):
         norm_MNN = pair_norms(w_MNNKK) * scale
-        found, top = pattern_divergence(norm_MNN), norm_MNN.max().item()
+        found, top = pattern_divergence(norm_MNN), 1.05 * norm_MNN.max().item()
         axes.scatter(*norm_MNN.numpy(), s=4)
-        axes.set(xlim=(0, top), ylim=(0, top), xlabel="norm of $W_{ij}$ in set 1", ylabel="in set 2")
+        axes.set(xlim=(0, top), ylim=(0, top), xlabel="norm of $W_{i→j}$ in set 1", ylabel="in set 2")
         axes.set_title(
             f"{name}\n1 - correlation {found.divergence:.2f}, variation {found.variation:.2f}", fontsize="medium"
         )
