@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from recsys_collapse import embedding as embedding_module
+from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.config import Init, config_dir
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.embedding import INITS, FieldEmbedding, FirstOrder
 from recsys_collapse.launch.plan import compose_jobs
+from recsys_collapse.measure import spectra_of_table
+from recsys_collapse.spectrum import random_information_abundance
 from recsys_collapse.train import build_module
+from recsys_collapse.variant import Variant
 
 MODELS = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
 CARDINALITIES = [5, 1, 17, 3]
@@ -244,3 +248,18 @@ def test_first_order_is_the_sum_of_one_weight_per_id() -> None:
     y_B.sum().backward()
     counts = torch.bincount((x_BN + torch.tensor(starts)).flatten(), minlength=26)
     assert first_order.table.weight.grad.flatten().tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_table_knows_how_it_was_drawn_and_is_compared_with_such(init: str) -> None:
+    """A random 10 x 10 matrix of normal entries has another abundance than one of uniform ones."""
+    ids, train = torch.zeros(1, 3, dtype=torch.int32), torch.arange(1)
+    store = Store(Path(), "", ["a", "b", "c"], [10, 10, 10], ids, torch.zeros(1), {"train": train})
+    found = compose_jobs(["model=dnn", f"init={init}"])
+    assert found is not None
+    module = build_module(found[0], store)
+    entries = "normal" if init == "normal" else "uniform"
+    assert module.backbone.embedding.entries == entries == table_of(module).entries
+    (spectrum, *_), *_ = (spectra for _, spectra in spectra_of_table(table_of(module), [Variant()]))
+    assert spectrum.random == random_information_abundance(10, 10, entries)
+    assert random_information_abundance(10, 10, "normal") < 0.99 * random_information_abundance(10, 10, "uniform")

@@ -18,12 +18,12 @@ Values = dict[tuple[str, int | None], float | None]
 
 
 def measured(output_dir: Path, run: dict[str, Any], values: Values, *more: tuple[Any, ...]) -> dict[str, Any]:
-    """Leaves a collapse file: IA by field and set at the best epoch, beside a random value of 4; another epoch too."""
+    """Leaves a collapse file: IA by field and set at the best epoch, beside a random value of 4; others too."""
     best = run["best_epoch"]
     rows = [
         (epoch, field, m, 1000, IA, value if epoch == best else 4.0, 4.0, None if value else "all zero")
         for (field, m), value in values.items()
-        for epoch in (best - 1, best)
+        for epoch in (best - 1, best, best + 1)
     ]
     frame = pl.DataFrame([*rows, *more], schema=COLLAPSE, orient="row")
     write_parquet(output_dir / "runs" / run["run_name"] / "collapse.parquet", frame)

@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from recsys_collapse.dataset.split import split_rows
+from recsys_collapse.spectrum import random_information_abundance
 from tests.cli import SMALL, run, write_clicks
 
 CONTRACT = [
@@ -223,3 +224,16 @@ def test_what_a_finished_run_has_not_measured_is_said(sweep: Sweep) -> None:
     assert not list(sweep.folder.rglob("pair_norm.parquet"))
     wrong = run(*sweep.arguments, "callback.spectrum.variants=[sen]", cwd=sweep.folder)
     assert wrong.returncode == 2 and "unknown word 'sen'" in wrong.stderr
+
+
+def test_random_values_are_those_of_the_initialisation(tmp_path: Path) -> None:
+    data = write_clicks(tmp_path / "clicks.csv")
+    done = run("model=dnn", "init=normal", *data, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("outputs/runs/*/result.json")
+    frame = pl.read_parquet(path.parent / "collapse.parquet").filter(metric="information_abundance", epoch=-1)
+    for field, found in json.loads(path.read_text())["information_abundance"].items():
+        (row,) = frame.filter(field=field).rows(named=True)
+        expected = random_information_abundance(row["cardinality"], 10, "normal")
+        assert found["random"] == row["random_value"] == expected
+        assert expected != random_information_abundance(row["cardinality"], 10, "uniform")
