@@ -26,10 +26,13 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from recsys_collapse.build import build
+from recsys_collapse.callback import publish
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import config_dir
+from recsys_collapse.dataset.batches import Batches
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.model.backbone import Backbone
+from recsys_collapse.model.dcnv2 import DCNv2
 from recsys_collapse.module import CTRModule
 from recsys_collapse.runs.identity import identity
 from recsys_collapse.train import build_module, fit, make_trainer
@@ -366,3 +369,46 @@ def test_other_modules_are_told_once(name: str, tmp_path: Path, caplog: pytest.L
         said = [record.getMessage() for record in caplog.records if "nothing to measure" in record.getMessage()]
         assert said == [f"{name}: nothing to measure: Theirs is not a CTRModule"]
         assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_is_full_ends_no_training(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, real = [], publish.write_parquet
+
+    def full(path: Path, frame: pl.DataFrame) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        real(path, frame)
+
+    monkeypatch.setattr(publish, "write_parquet", full)
+    train(tmp_path, words_of("dcnv2 ME"), from_yaml(name))
+    assert len(calls) > 1 and "is not written (OSError" in caplog.text
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gradient_spectrum"])
+def test_a_training_that_goes_on_does_not_begin_at_initialisation(name: str, tmp_path: Path) -> None:
+    """Its first measurement is that of the checkpoint's epoch."""
+    cfg, store, callback = config(*words_of("dcnv2 ME"), "trainer.max_epochs=4"), small_store(), from_yaml(name)
+    first = make_trainer(config(*words_of("dcnv2 ME"), "trainer.max_epochs=2"), tmp_path / "a", [EpochRecords(48)], [])
+    fit(first, build_module(cfg, store), store, cfg)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    trainer = make_trainer(cfg, tmp_path / "b", [callback, EpochRecords(48)], [])
+    train_batches, valid = Batches(store, "train", 16), Batches(store, "valid", 16)
+    trainer.fit(build_module(cfg, store), train_batches, valid, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert sorted(set(read(tmp_path / "b", FILES[name][0])["epoch"])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["pair_norm", "sub_embedding"])
+def test_a_backbone_that_fails_ends_no_training(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> None:
+        raise AttributeError("no such layer")
+
+    for method in ("pair_projections", "sub_gram"):
+        monkeypatch.setattr(DCNv2, method, fail)
+    train(tmp_path, words_of("dcnv2 SE"), from_yaml(name))
+    assert f"{name}: nothing measured in epoch -1 (AttributeError: no such layer)" in caplog.text

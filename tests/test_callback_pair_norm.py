@@ -120,7 +120,7 @@ def frame_of(num_sets: int) -> pl.DataFrame:
 @pytest.mark.parametrize(("num_sets", "rows"), [(1, 1), (3, 1), (7, 2), (12, 2)])
 def test_figure_has_a_panel_for_each_set(num_sets: int, rows: int) -> None:
     """Ten at most; with the same colours."""
-    values = [(4, 2, 0.25, 0.75, 0.1, 0.1, 0.0, 0.98, 0.1)] * (num_sets > 1)
+    values = [(4, 2, 0.25, 0.75, 0.1, 0.1, 0.0, 0.98, 0.1, 0.1)] * (num_sets > 1)
     figure = pair_norm_figure(
         frame_of(num_sets), pl.DataFrame(values, schema=SCHEMAS["pattern_divergence"], orient="row")
     )

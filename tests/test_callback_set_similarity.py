@@ -104,7 +104,7 @@ def measured(tmp_path: Path, change: Any, **options: Any) -> dict[tuple[str, int
     with torch.no_grad():
         change(module.backbone.embedding.weight.unflatten(1, (3, 2)))
     trainer = SimpleNamespace(is_global_zero=True, loggers=(), global_step=0, default_root_dir=str(tmp_path))
-    SetSimilarity(**options).on_fit_start(trainer, module)  # type: ignore[arg-type]
+    SetSimilarity(**options)._measure(trainer, module, -1)  # type: ignore[arg-type]
     rows = read(tmp_path, "set_similarity").iter_rows(named=True)
     return {(row["field"], row["set_a"], row["set_b"]): row for row in rows}
 

@@ -85,7 +85,8 @@ class ActivationRank(lightning.Callback):
             log.info(f"activation_rank: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._measure(trainer, pl_module, epoch=-1)  # in on_fit_start there are no validation rows yet
+        # In on_fit_start there are no validation rows yet, and the epoch is not that of a checkpoint.
+        self._measure(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

@@ -24,7 +24,10 @@ def panel_inches(ticks: int) -> float:
 
 def ticks(axes: Any, axis: str, names: Sequence[str]) -> None:
     """Names along one axis, `x` or `y`."""
-    short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in names]
+    half = LONGEST_NAME // 2
+    short = [name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}" for name in names]
+    if len(set(short)) < len(set(names)):
+        short = list(names)
     turned = {"rotation": 90} if axis == "x" and max(map(len, short), default=0) > 2 else {}
     size = 8 if len(names) <= 16 else 6
     getattr(axes, f"set_{axis}ticks")(range(len(names)), short, fontsize=size, parse_math=False, **turned)
@@ -178,7 +181,7 @@ def activation_rank_figure(frame: pl.DataFrame, best: int) -> Any:
         ticks(axes, "x", short)
         axes.grid(alpha=0.3)
         axes.set_title(_epoch_words(epoch, best))
-        axes.set_ylim(bottom=0)
+    figure.axes[0].set_ylim(bottom=0)  # of both, and after all lines: it fixes the upper end
     figure.axes[0].set_ylabel("effective rank / random")
     if sets:
         figure.axes[1].legend(fontsize="x-small", ncols=1 + len(sets) // 6)

@@ -40,6 +40,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "random_correlation": pl.Float64,
         "random_divergence": pl.Float64,
         "random_variation": pl.Float64,
+        "random_variance": pl.Float64,
     },
 }
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class PairNorm(lightning.Callback):
         self._nothing = not isinstance(pl_module, CTRModule)
         if self._nothing:
             log.info(f"pair_norm: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
-        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)
@@ -86,14 +89,14 @@ class PairNorm(lightning.Callback):
             w_LMNNKK = pl_module.backbone.pair_projections()
             layers = [layer for layer in self.layers if layer < len(w_LMNNKK)]
             found = {layer: pair_norms(w_LMNNKK[layer]).cpu() for layer in layers}
-        except ValueError as error:  # the backbone has none
-            self._nothing = True
-            log.info(f"pair_norm: nothing to measure: {error}")
-            return
         except publish.NO_REASON_TO_STOP as error:
+            if isinstance(error, ValueError) and not len(self.frames["pair_norm"]):  # the backbone has none
+                self._nothing = True
+                log.info(f"pair_norm: nothing to measure: {error}")
+                return
             log.warning(f"pair_norm: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
-        if epoch == -1 and (left := sorted(set(self.layers) - set(layers))):
+        if not len(self.frames["pair_norm"]) and (left := sorted(set(self.layers) - set(layers))):
             log.info(f"pair_norm: layers {left} left out: {type(pl_module.backbone).__name__} has {len(w_LMNNKK)}")
         self._keep(trainer, found, pl_module.fields, w_LMNNKK.shape[-1], epoch)
 
@@ -107,7 +110,7 @@ class PairNorm(lightning.Callback):
                 norms += [(*start, i, j, norm_NN[a][b]) for a, i in enumerate(fields) for b, j in enumerate(fields)]
             if len(norm_MNN) > 1:
                 own, random = pattern_divergence(norm_MNN), random_pattern_divergence(*norm_MNN.shape[:2], size)
-                divergences.append((epoch, layer, *own, random.correlation, random.divergence, random.variation))
+                divergences.append((epoch, layer, *own, *random))
                 scalars |= _scalars(own, "" if layer == 0 else f"_layer{layer}")
         rows = {"pair_norm": norms, "pattern_divergence": divergences}
         self.frames = {name: publish.append(frame, rows[name], SCHEMAS[name]) for name, frame in self.frames.items()}

@@ -15,8 +15,8 @@ from recsys_collapse.runs.durable import write, write_parquet
 log = logging.getLogger(__name__)
 LOGGED_ROWS = 10_000  # of a table: W&B keeps the first ones of longer tables, here the last ones are wanted
 Schema = Mapping[str, Any]
-NO_REASON_TO_STOP = (RuntimeError, MemoryError)
-"""What linear algebra raises that does not converge or has no memory: a warning, for a training run is worth more."""
+NO_REASON_TO_STOP = (Exception,)
+"""What measuring may raise, from linear algebra that does not converge to a user's backbone: a warning."""
 
 
 def run_folder(trainer: lightning.Trainer) -> Path:
@@ -35,9 +35,13 @@ def append(frame: pl.DataFrame, rows: Iterable[tuple[Any, ...]], schema: Schema)
 
 
 def save(trainer: lightning.Trainer, frames: Mapping[str, pl.DataFrame]) -> None:
-    """Write every frame as `<name>.parquet` into the run's directory, each whole or not at all."""
+    """Write every frame as `<name>.parquet` into the run's directory, each whole or not at all; a warning if not."""
     for name, frame in frames.items():
-        write_parquet(run_folder(trainer) / f"{name}.parquet", frame)
+        path = run_folder(trainer) / f"{name}.parquet"
+        try:
+            write_parquet(path, frame)
+        except OSError as error:  # the next epoch writes it again
+            log.warning(f"{path} is not written ({type(error).__name__}: {error})")
 
 
 def best_epoch(trainer: lightning.Trainer, frame: pl.DataFrame) -> int:

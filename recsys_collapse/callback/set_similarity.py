@@ -66,7 +66,9 @@ class SetSimilarity(lightning.Callback):
         self._nothing = why is not None
         if why is not None:
             log.info(f"set_similarity: nothing to measure: {why}")
-        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

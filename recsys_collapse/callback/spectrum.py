@@ -91,6 +91,9 @@ class Spectrum(lightning.Callback):
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._say_what_is_left_out(pl_module)
+        for table in self._tables(pl_module):  # what does not fit is an error now, and never later
+            if table.count_D is not None:
+                table.row_weight(Variant(min_count=1))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Only here are epoch and step those of a checkpoint from which training goes on.

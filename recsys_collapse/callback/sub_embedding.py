@@ -94,7 +94,9 @@ class SubEmbedding(lightning.Callback):
             log.info(f"sub_embedding: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
         elif pl_module.train_count_D is None and (left := [str(v) for v in self.variants if v.needs_counts]):
             log.info(f"sub_embedding: {', '.join(left)} left out: how often ids occur is not known")
-        self._measure(trainer, pl_module, epoch=-1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)
@@ -111,11 +113,11 @@ class SubEmbedding(lightning.Callback):
         assert isinstance(pl_module, CTRModule)
         try:
             found = list(self._found(pl_module))
-        except ValueError as error:  # the backbone has none
-            self._nothing = True
-            log.info(f"sub_embedding: nothing to measure: {error}")
-            return
         except publish.NO_REASON_TO_STOP as error:
+            if isinstance(error, ValueError) and not len(self.frames["sub_embedding"]):  # the backbone has none
+                self._nothing = True
+                log.info(f"sub_embedding: nothing to measure: {error}")
+                return
             log.warning(f"sub_embedding: nothing measured in epoch {epoch} ({type(error).__name__}: {error})")
             return
         rows = {
