@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class ActivationRank(lightning.Callback):
-    """Measures activations; never ends a training run: where there is no value there is null and a reason.
+    """Measures activations; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
         rows: how many validation rows, the first ones.

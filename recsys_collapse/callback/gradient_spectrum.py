@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class GradientSpectrum(lightning.Callback):
-    """Measures gradients; never ends a training run: where there is no value there is null and a reason.
+    """Measures gradients; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
         every_n_steps: of the optimizer, counted from the start of the epoch.

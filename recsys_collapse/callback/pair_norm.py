@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class PairNorm(lightning.Callback):
-    """Measures projections; never ends a training run.
+    """Measures projections; measuring ends no training.
 
     Args:
         layers: which ones, from 0; the paper discusses the first.

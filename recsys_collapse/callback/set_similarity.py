@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class SetSimilarity(lightning.Callback):
-    """Compares the sets of every field; never ends a training run: without a value there is null and a reason.
+    """Compares the sets of every field; measuring ends no training: without a value there is null and a reason.
 
     Args:
         variant: which rows count, see `Variant.parse`: `centred`, `seen+centred` or `min_count:n+centred`.

@@ -54,7 +54,7 @@ def table_of(pl_module: CTRModule) -> Table:
 
 
 class Spectrum(lightning.Callback):
-    """Measures all embedding tables; never ends a training run: where there is no value there is null and a reason.
+    """Measures all embedding tables; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
         variants: which rows count and what is taken off, see `Variant.parse`; `all` alone has singular values written.

@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 class SubEmbedding(lightning.Callback):
-    """Measures sub-embeddings; never ends a training run: where there is no value there is null and a reason.
+    """Measures sub-embeddings; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
         variants: which rows count and whether their mean is taken off, see `Variant.parse`. Centred sub-embeddings are
