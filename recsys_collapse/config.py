@@ -100,6 +100,17 @@ class LoggerConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """How the jobs of a sweep are started and watched: `conf/launch/<name>.yaml`."""
+
+    name: str = runtime()
+    at_once: int | None = runtime()
+    cores_per_job: int | None = runtime()
+    hang_minutes: float | None = runtime()
+    retries: int = runtime()
+
+
+@dataclass
 class Config:
     """The root."""
 
@@ -111,6 +122,7 @@ class Config:
     callback: dict[str, Any] = identity(default_factory=dict)  # those that only measure say `measures_only: true`
     trainer: TrainerConfig = runtime(default_factory=TrainerConfig)
     logger: LoggerConfig = runtime(default_factory=LoggerConfig)
+    launch: LaunchConfig = runtime(default_factory=LaunchConfig)
     scale: int = runtime(1)  # embed.num_sets and embed.embed_size carry it
     seed: int = identity(0)
     split_seed: int = identity(0)
@@ -120,6 +132,7 @@ class Config:
     save_scores: bool = runtime(True)
     file_locks: bool = runtime(True)
     group: str | None = runtime(None)
+    allow: list[str] = runtime(default_factory=list)
     sweep: str = runtime("")
     output_dir: str = runtime("outputs")
     store_dir: str = runtime("${output_dir}/stores")
@@ -160,7 +173,13 @@ def validate(config: Any) -> None:
     for field_ in fields(Config):
         if field_.name not in config:
             raise ValueError(f"{field_.name} is not set: the key is needed; give it a value instead of removing it")
-    sections = {"model": ModelConfig, "embed": EmbedConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+    sections = {
+        "model": ModelConfig,
+        "embed": EmbedConfig,
+        "trainer": TrainerConfig,
+        "logger": LoggerConfig,
+        "launch": LaunchConfig,
+    }
     for section, schema in sections.items():
         known = {field_.name for field_ in fields(schema)}
         for key in config[section]:
@@ -185,6 +204,11 @@ def validate(config: Any) -> None:
     for key, words in WORDS.items():
         if (value := OmegaConf.select(config, key)) not in words:
             raise ValueError(f"{key}={value}: expected one of {', '.join(words)}")
+    for key in ("launch.at_once", "launch.cores_per_job", "launch.hang_minutes"):
+        if (value := OmegaConf.select(config, key)) is not None and not 0 < value < math.inf:
+            raise ValueError(f"{key}={value}: expected a number above 0, or null")
+    if config.launch.retries < 0:
+        raise ValueError(f"launch.retries={config.launch.retries}: expected 0 or more")
     if config.trainer.threads is not None and config.trainer.threads < 1:
         raise ValueError(f"trainer.threads={config.trainer.threads}: expected 1 or more, or null")
     above_zero = {"trainer.gradient_clip": math.inf, "trainer.lr_plateau": 1}

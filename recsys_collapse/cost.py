@@ -1,6 +1,8 @@
 """What a model costs, before it is built: parameters, floating-point operations per sample, and memory in training."""
 
+import errno
 import gc
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,25 @@ def check_memory(backbone: Backbone, fields: Sequence[str], optimizer: Mapping[A
         "raise dataset.min_count, set dataset.hashed_cardinality, leave fields out with dataset.ignore, use a smaller "
         "scale, or optimizer=rowwise_adagrad"
     )
+
+
+def check_disk(backbone: Backbone, optimizer: Mapping[Any, Any], run_dir: Path) -> None:
+    """Stop before training what could not be kept: two checkpoints to go on from, and the best weights.
+
+    Raises:
+        OSError: ENOSPC; says how many bytes are needed and free.
+    """
+    weights = 4 * sum(parameter_counts(backbone).values())
+    gradients = 0 if optimizer.get("sparse_gradients", False) else weights
+    needed = 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients) + weights
+    free = shutil.disk_usage(run_dir).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the run needs up to {needed / 1e9:.2f} GB for its checkpoints, {free / 1e9:.2f} GB are free: make "
+            "room, or choose another output_dir",
+            str(run_dir),
+        )
 
 
 def free_memory(accelerator: str) -> int | None:

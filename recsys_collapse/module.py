@@ -25,6 +25,8 @@ STEPS_BETWEEN_CHECKS = 64  # of the loss, on an accelerator: reading it there ma
 class DivergedError(ValueError):
     """The loss is not a finite number."""
 
+    kind = "diverged"
+
     def __init__(self, step: int, lr: float) -> None:
         super().__init__(
             f"the loss is not finite at step {step} with learning rate {lr:g}: expected a finite loss; "
@@ -66,6 +68,8 @@ class CTRModule(lightning.LightningModule):
         """How often every id of the embedding occurs in the training data, for whoever measures; None: not known."""
         self._sums = torch.zeros(2, dtype=torch.float64)
         self._unread: list[Tensor] = []
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group per table, `params` and `num_sets`, then one with all other parameters."""
@@ -75,12 +79,25 @@ class CTRModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
-        if self.lr_plateau is None:
-            return optimizer
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max", factor=self.lr_plateau, patience=0, threshold=0.0, min_lr=LOWEST_LR
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/auc"}}
+        if self.lr_plateau is not None:
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, mode="max", factor=self.lr_plateau, patience=0, threshold=0.0, min_lr=LOWEST_LR
+            )
+            if self._plateau_state is not None:
+                self._plateau.load_state_dict(self._plateau_state)
+        return optimizer
+
+    def on_train_epoch_end(self) -> None:
+        # Not left to Lightning: it would step after the checkpoint of the epoch was taken, and not make up for it.
+        if self._plateau is not None:
+            self._plateau.step(self.epoch_metrics["val/auc"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._plateau is not None:
+            checkpoint["lr_plateau"] = self._plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._plateau_state = checkpoint.get("lr_plateau")  # the optimizer is not there yet
 
     def configure_gradient_clipping(
         self,

@@ -1,58 +1,97 @@
 """The command: `python -m recsys_collapse.run [-m] group=option key=value ...`.
 
-Plans and checks every job, lets Hydra run them one by one, then shows the table and the figure of the sweep.
+Plans and checks every job, starts them as `launch=` says, then shows the table and the figure of the sweep.
 Finished runs are skipped; running the same command again does what is missing.
 """
 
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import config_dir, register
-from recsys_collapse.launch.plan import Job, Plan, make_plan, plan_job
-from recsys_collapse.runs.durable import exclusive
-from recsys_collapse.runs.records import read_failure, read_result, write_failure
+from recsys_collapse.launch import in_process
+from recsys_collapse.launch.job import DISK_FULL, EXIT
+from recsys_collapse.launch.plan import Job, Plan, make_plan
+from recsys_collapse.launch.signals import Interrupted, end_on_signals
+from recsys_collapse.launch.status import Status
+from recsys_collapse.runs.records import kind_of, read_failure, read_result
 
 log = logging.getLogger(__name__)
 register()
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-def run_jobs(config: DictConfig) -> float | None:
-    """One job: its validation AUC, or None if it failed. A failure is recorded and does not end the sweep."""
+def answer(config: DictConfig) -> None:
+    """Hydra's own answers, such as `--help`."""
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns 0 if every job is finished, 1 if one failed, 2 if the command is wrong, 75 if the disk is full, 128 + n if
+    it was ended by signal n.
+    """
+    # Before torch is loaded: threads that wait by spinning make training several times slower as soon as anything else
+    # runs on the machine, such as a second job of the sweep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    end_on_signals()
     try:
-        job = plan_job(config)
-        with exclusive(job.run_dir / ".lock", f"runs {job.name}", enabled=config.file_locks):
-            return run_job(job)
-    except (ValueError, TimeoutError) as error:  # the plan was sound: a file changed since, or the run is locked
-        log.error(f"cannot start: {error}")
-        return None
+        plan = make_plan(sys.argv[1:])
+        if plan is None:
+            answer()
+            return 0
+        missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
+        check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
+        check_targets(missing)
+        return run_plan(plan, missing)
+    except ValueError as error:
+        print(f"recsys_collapse.run: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the sweep's own files; those of runs are their jobs' failures
+        print(f"recsys_collapse.run: {error}", file=sys.stderr)
+        return EXIT[DISK_FULL] if kind_of(error) == "disk_full" else 1
+    except Interrupted as stop:
+        said = "Finished runs are kept, the others go on from their last epoch: run the same command again."
+        print(f"\nStopped. {said}", file=sys.stderr)
+        return int(str(stop.code))
 
 
-def run_job(job: Job) -> float | None:
-    """One job that nobody else works on; whatever it fails for is recorded."""
-    if result := read_result(job.run_dir, job.run_id):
-        log.info(f"{job.name}: finished before, skipped")
-        if missing := not_measured(job):
-            log.warning(f"{job.name}: not measured then: {', '.join(missing)}; remove {job.run_dir} to run it again")
-        return result["val_auc"]
-    log.info(f"{job.name}: starts")
-    try:
-        from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
+def run_plan(plan: Plan, missing: list[Job]) -> int:
+    """Start the jobs that are missing, and show how the sweep stands after them; the exit code."""
+    configure_log(plan.hydra.job_logging, plan.hydra.verbose)
+    print(f"{plan.sweep}: {len(plan.jobs)} runs, {len(plan.jobs) - len(missing)} finished before", flush=True)
+    for job in plan.jobs:
+        if job not in missing and (unmeasured := not_measured(job)):
+            names = ", ".join(unmeasured)
+            log.warning(f"{job.name}: not measured then: {names}; remove {job.run_dir} to run it again")
+    status = Status(len(plan.jobs), len(plan.jobs) - len(missing), plan.folder / "status.json")
+    if missing:
+        start(plan, missing, status)
+    code = conclude(plan)
+    return EXIT[DISK_FULL] if status.disk_full else code
 
-        result = train(job)
-    except Exception as error:  # any reason a job can fail for: the sweep's other jobs are none of its business
-        write_failure(job.run_dir, error)
-        log.error(f"{job.name}: failed: {error}")
-        return None
-    test_auc = "none" if result["test_auc"] is None else f"{result['test_auc']:.5f}"
-    log.info(f"{job.name}: finished, test AUC {test_auc}, {result['wall_seconds']:.1f} s")
-    return result["val_auc"]
+
+def start(plan: Plan, jobs: list[Job], status: Status) -> None:
+    """The jobs, by the launcher of `launch=` or of `hydra/launcher=`."""
+    from recsys_collapse.launch.frozen import freeze
+
+    options, frozen = plan.config.launch, freeze(plan)
+    if not plan.hydra.launcher._target_.endswith("BasicLauncher"):
+        from recsys_collapse.launch import plugin
+
+        plugin.launch(jobs, status, frozen, plan.hydra, plan.folder, options)
+    elif options.name == "in_process":
+        in_process.launch(jobs, status)
+    else:
+        from recsys_collapse.launch import subprocess
+
+        slots = subprocess.make_slots(options, plan.config.trainer.accelerator)
+        subprocess.launch(jobs, status, frozen, slots, options)
 
 
 def not_measured(job: Job) -> list[str]:
@@ -61,43 +100,6 @@ def not_measured(job: Job) -> list[str]:
     then: Any = OmegaConf.load(path) if path.is_file() else {}
     measured = then.get("callback") or {}
     return [f"callback.{name}" for name, node in job.config.callback.items() if measured.get(name) != node]
-
-
-def main() -> int:
-    """Run the command line; 0 if every job is finished, 1 if one failed, 2 if the command is wrong."""
-    # Before torch is loaded: threads that wait by spinning make training several times slower as soon as anything else
-    # runs on the machine, such as a second job of the sweep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        plan = make_plan(sys.argv[1:])
-        if plan is not None:
-            missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
-            check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
-            check_targets(missing)
-            print(f"{plan.sweep}: {len(plan.jobs)} runs, {len(plan.jobs) - len(missing)} finished before")
-    except ValueError as error:
-        print(f"recsys_collapse.run: {error}", file=sys.stderr)
-        return 2
-    if plan is None:
-        run_jobs()
-        return 0
-    add_override(sys.argv, f"sweep='{plan.sweep}'")
-    try:
-        run_jobs()
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit(1)
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            return conclude(plan) or 1  # Hydra has printed what went wrong
-        print("\nStopped. Finished runs are kept; the same command runs the others from their start.", file=sys.stderr)
-        return 130
-    return conclude(plan)
-
-
-def add_override(argv: list[str], override: str) -> None:
-    """Put an override beside the others: argparse does not take a second block of them behind an option."""
-    last = max(
-        (i for i, word in enumerate(argv) if i and "=" in word and not word.startswith("-")), default=len(argv) - 1
-    )
-    argv.insert(last + 1, override)
 
 
 def check_callbacks(jobs: list[Job]) -> None:
@@ -153,7 +155,7 @@ def conclude(plan: Plan) -> int:
     table.rebuild(plan.output_dir)
     found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
     results = [result for _, result in found if result is not None]
-    folder = plan.output_dir / "sweeps" / plan.sweep
+    folder = plan.folder
     if results:
         table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
         field_paths = fields.show_fields(results, plan.output_dir, folder)
@@ -167,7 +169,7 @@ def conclude(plan: Plan) -> int:
     for job in failed:
         failure = read_failure(job.run_dir)
         reason = failure["reason"] if failure else "not finished"
-        print(f"failed   {job.name}: {reason}\n         {Path(job.run_dir) / 'failure.json'}", file=sys.stderr)
+        print(f"failed   {job.name}: {reason}\n         {job.run_dir / 'log.txt'}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import activation_rank_figure
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import set_correlation
 from recsys_collapse.spectrum import Reference, random_metrics, singular_values, spectrum_metrics, why_null
@@ -62,7 +63,7 @@ class Layer(NamedTuple):
     """Zeros if all rows are equal up to rounding."""
 
 
-class ActivationRank(lightning.Callback):
+class ActivationRank(Measuring):
     """Measures activations; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
@@ -72,21 +73,23 @@ class ActivationRank(lightning.Callback):
         ValueError: fewer than 2 rows: there is no rank.
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(self, rows: int = 1024) -> None:
+        super().__init__()
         if rows < 2:
             raise ValueError(f"rows={rows}: expected 2 or more")
         self.rows, self._x_BN, self._nothing = rows, torch.empty(0), False
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._x_BN, self._nothing = torch.empty(0), not isinstance(pl_module, CTRModule)
         if self._nothing:
             log.info(f"activation_rank: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # In on_fit_start there are no validation rows yet, and the epoch is not that of a checkpoint.
-        self._measure(trainer, pl_module, trainer.current_epoch - 1)
+        # In on_fit_start there are no validation rows yet.
+        if not self.goes_on(trainer):  # only here is the epoch that of a checkpoint
+            self._measure(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import gradient_spectrum_figure
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.module import CTRModule
 from recsys_collapse.spectrum import Moments, field_moments, set_grams, singular_spectrum, spectrum_metrics, why_null
 
@@ -41,7 +42,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 log = logging.getLogger(__name__)
 
 
-class GradientSpectrum(lightning.Callback):
+class GradientSpectrum(Measuring):
     """Measures gradients; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
@@ -51,12 +52,14 @@ class GradientSpectrum(lightning.Callback):
         ValueError: fewer steps than 1.
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(self, every_n_steps: int = 50) -> None:
+        super().__init__()
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}: expected 1 or more")
         self.every_n_steps, self._nothing = every_n_steps, False
         self._begin()
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def _begin(self) -> None:
         """Forget the epoch before."""
@@ -65,7 +68,6 @@ class GradientSpectrum(lightning.Callback):
         self._moved_D = torch.empty(0, dtype=torch.bool)
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._nothing = not isinstance(pl_module, CTRModule)
         if self._nothing:
             log.info(f"gradient_spectrum: nothing to measure: {type(pl_module).__name__} is not a CTRModule")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import pair_norm_figure
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import Divergence, pair_norms, pattern_divergence, random_pattern_divergence
 
@@ -46,7 +47,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 log = logging.getLogger(__name__)
 
 
-class PairNorm(lightning.Callback):
+class PairNorm(Measuring):
     """Measures projections; measuring ends no training.
 
     Args:
@@ -56,20 +57,22 @@ class PairNorm(lightning.Callback):
         ValueError: no layer, one below 0, or one twice.
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(self, layers: Sequence[int] = (0,)) -> None:
+        super().__init__()
         if not layers or min(layers) < 0 or len(set(layers)) < len(layers):
             raise ValueError(f"layers={list(layers)}: expected distinct numbers from 0")
         self.layers, self._nothing = list(layers), False
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._nothing = not isinstance(pl_module, CTRModule)
         if self._nothing:
             log.info(f"pair_norm: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
+        if not self.goes_on(trainer):  # only here is the epoch that of a checkpoint
+            self._measure(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

@@ -10,6 +10,7 @@ import polars as pl
 import pytorch_lightning as lightning
 
 from recsys_collapse.callback.records import EpochRecords
+from recsys_collapse.callback.records import best_epoch as records_best
 from recsys_collapse.runs.durable import write, write_parquet
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ def best_epoch(trainer: lightning.Trainer, frame: pl.DataFrame) -> int:
     """The measured epoch whose weights are kept, of the highest validation AUC; without records of it, the last one."""
     measured = set(frame["epoch"])
     records = [r for c in trainer.callbacks if isinstance(c, EpochRecords) for r in c.records]  # type: ignore[attr-defined]
-    scored = [r for r in records if r["val_auc"] is not None and r["epoch"] in measured]
-    return max(scored, key=lambda r: (r["val_auc"], -r["epoch"]))["epoch"] if scored else max(measured)
+    best = records_best([record for record in records if record["epoch"] in measured])
+    return max(measured) if best < 0 else best
 
 
 def publish(

@@ -1,9 +1,14 @@
-"""One record per finished epoch in `epochs.jsonl`, and one line of log. Always on; not a choice of `callback=`."""
+"""One record per finished epoch in `epochs.jsonl`, and one line of log; which epoch is the best, and when to stop.
+
+Always on; not a choice of `callback=`. Best epoch and stopping are functions of the records, so that they are the same
+after a training has gone on from a checkpoint.
+"""
 
 import json
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,18 @@ METRICS = {
     "ia_relative": "ia/relative",
 }
 log = logging.getLogger(__name__)
+
+
+def best_epoch(records: Sequence[Mapping[str, Any]]) -> int:
+    """The epoch of the highest validation AUC, the first of equal ones; -1 before any is finished."""
+    scored = [record for record in records if record["val_auc"] is not None]
+    return max(scored, key=lambda record: (record["val_auc"], -record["epoch"]))["epoch"] if scored else -1
+
+
+def stalled(records: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs were no better than the best one before them."""
+    finished = records[-1]["epoch"] if records else -1
+    return finished >= 0 and finished - best_epoch(records) >= patience
 
 
 class EpochRecords(lightning.Callback):
@@ -40,8 +57,17 @@ class EpochRecords(lightning.Callback):
         """Training rows per second over all epochs, without validation and measuring."""
         return sum(r["rows"] for r in self.records) / sum(r["train_seconds"] for r in self.records)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"records": self.records}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.records = state_dict["records"]
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, CTRModule)
+        if self.records:  # of a checkpoint: the file may have one more
+            self._write(trainer)
+            return
         self._append(trainer, pl_module.epoch_metrics, epoch=-1, rows=0, seconds=0.0)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -73,5 +99,8 @@ class EpochRecords(lightning.Callback):
             "train_seconds": seconds,
         }
         self.records.append(record)
+        self._write(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.records)
         write_text(Path(trainer.default_root_dir) / "epochs.jsonl", lines)

@@ -19,6 +19,7 @@ import torch
 
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import set_similarity_figure
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import linear_cka, subspace_overlap
@@ -40,7 +41,7 @@ EQUAL_ROWS = 1e-14  # share of a Gram matrix's trace that centring leaves of equ
 log = logging.getLogger(__name__)
 
 
-class SetSimilarity(lightning.Callback):
+class SetSimilarity(Measuring):
     """Compares the sets of every field; measuring ends no training: without a value there is null and a reason.
 
     Args:
@@ -51,24 +52,26 @@ class SetSimilarity(lightning.Callback):
         ValueError: another variant: the measures are those of centred rows that count once; an energy outside (0, 1].
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(self, variant: str = "centred", energy: float = 0.95) -> None:
+        super().__init__()
         self.variant = Variant.parse(variant)
         if not self.variant.centred or self.variant.weighting or self.variant.unit_norm:
             raise ValueError(f"variant={variant}: expected centred, seen+centred or min_count:n+centred")
         if not 0 < energy <= 1:
             raise ValueError(f"energy={energy}: expected a number above 0, up to 1")
         self.energy, self._nothing = energy, False
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         why = self._why_nothing(pl_module)
         self._nothing = why is not None
         if why is not None:
             log.info(f"set_similarity: nothing to measure: {why}")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
+        if not self.goes_on(trainer):  # only here is the epoch that of a checkpoint
+            self._measure(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

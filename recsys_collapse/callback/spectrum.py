@@ -16,6 +16,7 @@ import pytorch_lightning as lightning
 from torch import Tensor
 
 from recsys_collapse.callback import publish
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.measure import COLLAPSE as MEASURED
 from recsys_collapse.measure import Table, collapse_rows, find_tables, spectra_of_table
 from recsys_collapse.module import CTRModule
@@ -53,7 +54,7 @@ def table_of(pl_module: CTRModule) -> Table:
     )
 
 
-class Spectrum(lightning.Callback):
+class Spectrum(Measuring):
     """Measures all embedding tables; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
@@ -69,6 +70,8 @@ class Spectrum(lightning.Callback):
         ValueError: an unknown variant or metric; fewer steps than 1.
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(
         self,
         variants: Sequence[str] | str = ("all", "centred", "unit_norm"),
@@ -78,6 +81,7 @@ class Spectrum(lightning.Callback):
         counts: Mapping[str, Tensor] | None = None,
         fields: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
+        super().__init__()
         self.variants = parse_variants(variants)
         self.metrics = list(METRICS if metrics is None else metrics)
         if unknown := [name for name in self.metrics if name not in METRICS]:
@@ -85,11 +89,9 @@ class Spectrum(lightning.Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}: expected 1 or more, or null for epochs only")
         self.every_n_steps, self.exact, self.counts, self.fields = every_n_steps, exact, counts, fields
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._step = 0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._say_what_is_left_out(pl_module)
         for table in self._tables(pl_module):  # what does not fit is an error now, and never later
             if table.count_D is not None:
@@ -98,7 +100,8 @@ class Spectrum(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Only here are epoch and step those of a checkpoint from which training goes on.
         self._step = trainer.global_step
-        self._measure(trainer, pl_module, epoch=trainer.current_epoch - 1)
+        if not self.goes_on(trainer):
+            self._measure(trainer, pl_module, epoch=trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import sub_embedding_figure
+from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.module import CTRModule
 from recsys_collapse.similarity import Law, collapse_law, sub_abundance
@@ -64,7 +65,7 @@ class Found(NamedTuple):
     laws: list[Law]
 
 
-class SubEmbedding(lightning.Callback):
+class SubEmbedding(Measuring):
     """Measures sub-embeddings; measuring ends no training: where there is no value there is null and a reason.
 
     Args:
@@ -76,19 +77,20 @@ class SubEmbedding(lightning.Callback):
         ValueError: an unknown variant, or `unit_norm`, which changes no IA within a set; fewer permutations than 1.
     """
 
+    SCHEMAS = SCHEMAS
+
     def __init__(
         self, variants: Sequence[str] | str = ("all", "centred", "seen", "seen+centred"), permutations: int = 9999
     ) -> None:
+        super().__init__()
         self.variants = parse_variants(variants)
         if any(variant.unit_norm for variant in self.variants):
             raise ValueError(f"variants={list(variants)}: unit_norm changes no information abundance within a set")
         if permutations < 1:
             raise ValueError(f"permutations={permutations}: expected 1 or more")
         self.permutations, self._nothing = permutations, False
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
         self._nothing = not isinstance(pl_module, CTRModule)
         if not isinstance(pl_module, CTRModule):
             log.info(f"sub_embedding: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
@@ -96,7 +98,8 @@ class SubEmbedding(lightning.Callback):
             log.info(f"sub_embedding: {', '.join(left)} left out: how often ids occur is not known")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.current_epoch - 1)  # only here is it that of a checkpoint
+        if not self.goes_on(trainer):  # only here is the epoch that of a checkpoint
+            self._measure(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.current_epoch)

@@ -1,7 +1,7 @@
 """All jobs of a command, composed and checked before the first one starts.
 
-Hydra composes and runs them again; the plan is what lets a wrong value stop a sweep at once, a finished run be skipped
-in the same breath, and the table at the end know which runs belong to it.
+The plan is what runs: a wrong value stops a sweep at once, later edits of configs change no queued job, a finished run
+is skipped in the same breath, and the table at the end knows which runs belong to it.
 """
 
 import argparse
@@ -52,6 +52,18 @@ class Plan:
     sweep: str
     output_dir: Path
     jobs: list[Job]
+    hydra: DictConfig
+    """Hydra's own node: its launcher, its logging."""
+
+    @property
+    def config(self) -> DictConfig:
+        """The first job's config, for what a sweep has in common."""
+        return self.jobs[0].config
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's own files lie."""
+        return self.output_dir / "sweeps" / self.sweep
 
 
 def plan_job(config: DictConfig) -> Job:
@@ -87,17 +99,20 @@ def make_plan(argv: list[str]) -> Plan | None:
     Raises:
         ValueError: the command cannot be run as given; says which key or value is wrong and what it could be.
     """
-    configs = compose_jobs(argv)
-    if configs is None:
+    composed = _composed(argv)
+    if composed is None:
         return None
+    configs, hydra = composed
     first = configs[0]
-    for key in ("output_dir", "store_dir", "group"):
+    for key in ("output_dir", "store_dir", "group", "launch", "allow"):
         values = {str(OmegaConf.select(config, key)) for config in configs}
         if len(values) > 1:
             raise ValueError(f"{key}={','.join(sorted(values))}: a sweep has one {key}; run the command once for each")
-    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
     sweep = first.group or sweep_name(get_args_parser().parse_args(argv).overrides)
-    return Plan(sweep, Path(first.output_dir), list(jobs.values()))
+    for config in configs:
+        config.sweep = sweep
+    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
+    return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra)
 
 
 def compose_jobs(argv: list[str]) -> list[DictConfig] | None:
@@ -106,6 +121,12 @@ def compose_jobs(argv: list[str]) -> list[DictConfig] | None:
     Raises:
         ValueError: a word of the command line cannot be applied.
     """
+    composed = _composed(argv)
+    return composed and composed[0]
+
+
+def _composed(argv: list[str]) -> tuple[list[DictConfig], DictConfig] | None:
+    """The configs, and the node `hydra` of the first."""
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.experimental_rerun:
         return None
@@ -126,8 +147,8 @@ def sweep_name(overrides: list[str]) -> str:
     return f"{readable}_{digest}" if readable else digest
 
 
-def _compose_all(args: argparse.Namespace) -> list[DictConfig]:
-    """The config of every job, as Hydra will compose it."""
+def _compose_all(args: argparse.Namespace) -> tuple[list[DictConfig], DictConfig]:
+    """The config of every job, as Hydra would compose it."""
     search_path = create_automatic_config_search_path(None, None, str(config_dir()))
     if args.config_dir is not None:
         folder = Path(args.config_dir).resolve()
@@ -153,14 +174,14 @@ def _compose_all(args: argparse.Namespace) -> list[DictConfig]:
         first = BasicSweeper.split_arguments(parsed, None)[0][0]
         hydra = compose(first).hydra
         if not (args.multirun or hydra.mode == RunMode.MULTIRUN):
-            return [_without_hydra(compose(args.overrides))]
+            return [_without_hydra(compose(args.overrides))], hydra
         if not hydra.sweeper._target_.endswith("BasicSweeper"):
             raise ValueError(
                 f"hydra/sweeper={hydra.sweeper._target_}: expected the basic sweeper; its jobs are known in advance"
             )
         params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(params + args.overrides)
-        return [_without_hydra(compose(job)) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+        return [_without_hydra(compose(job)) for job in BasicSweeper.split_arguments(parsed, None)[0]], hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(args.overrides, loader, name, error)) from error
 

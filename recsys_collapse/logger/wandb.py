@@ -33,7 +33,14 @@ SUMMARY += ["flops_per_sample", "samples_per_second", "wall_seconds"]
 
 
 def make_loggers(
-    config: Any, *, run_dir: Path, name: str, group: str, tags: list[str], resolved: dict[str, Any]
+    config: Any,
+    *,
+    run_dir: Path,
+    name: str,
+    group: str,
+    tags: list[str],
+    resolved: dict[str, Any],
+    identifier: str | None = None,
 ) -> list["WandbMirror"]:
     """The mirror of one run in a list, or none; logs one line saying which and why ("off" once per process).
 
@@ -49,6 +56,7 @@ def make_loggers(
         log_once(f"W&B: off, {why}")
         return []
     options = {"project": config.project, "entity": config.entity, "name": name, "group": group, "tags": tags}
+    options |= {} if identifier is None else {"id": identifier, "resume": "allow"}  # a run that goes on is one run
     try:
         why = why or why_unreachable()
         run, why = within(INIT_SECONDS, lambda: _start(why, {**options, "dir": str(run_dir)}, resolved))

@@ -1,16 +1,23 @@
-"""The only writer of results: a file is there whole or not at all, also after a crash or a full disk."""
+"""The only writer of results: a file is there whole or not at all, also after a crash or a full disk.
 
+Every operation on a disk goes through `os` of this module, so that tests can make each of them fail
+(`tests/faults.py`). Whoever reads checks: JSON carries a checksum (`seal`), checkpoints have one in every part.
+"""
+
+import errno
 import fcntl
+import hashlib
+import io
 import json
 import logging
 import os
+import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import polars as pl
 
@@ -18,20 +25,42 @@ log = logging.getLogger(__name__)
 LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
 
 
+class DamagedError(ValueError):
+    """A file is not what was written."""
+
+
+class _File(io.RawIOBase):
+    """A file for writing, all of it, by `os.write` of this module."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:  # a single call may write less
+            left = left[os.write(self.descriptor, left) :]
+        return size
+
+
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Let `fill` write into a temporary file beside `path`, sync it and give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.makedirs(path.parent, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).chmod(0o666 & ~umask())  # mkstemp makes it private
-        Path(unfinished).replace(path)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fill(cast(BinaryIO, _File(descriptor)))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):
-            Path(unfinished).unlink()
+            os.unlink(unfinished)
         raise
     sync(path.parent)
 
@@ -48,7 +77,58 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """A Parquet file."""
-    write(path, frame.write_parquet)
+    buffer = io.BytesIO()  # polars writes into a real file behind our back
+    frame.write_parquet(buffer)
+    write(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with a `checksum` of everything else in it."""
+    return {**value, "checksum": _checksum(value)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON object written with its checksum, which stays in it.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        DamagedError: it is not what was written.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict) or "checksum" not in value:
+        raise DamagedError(f"{path}: expected a JSON object with a checksum")
+    if value["checksum"] != _checksum({key: part for key, part in value.items() if key != "checksum"}):
+        raise DamagedError(f"{path}: the checksum does not fit: the content has changed")
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    canonical = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def rename(path: Path, new: Path) -> None:
+    """Give a file another name in the same folder, in the place of whatever has it."""
+    os.replace(path, new)
+    sync(path.parent)
+
+
+def quarantine(path: Path, why: object) -> None:
+    """Set a file aside that cannot be trusted, beside its place, and say so."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    log.warning(f"{why}; set aside as {aside.name}")
 
 
 def umask() -> int:
@@ -79,6 +159,7 @@ def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: flo
 
     Raises:
         ValueError: the file system has no locks, or the file cannot be written.
+        OSError: the disk is full.
         TimeoutError: the lock was not released in time; names the holder.
     """
     if not enabled:
@@ -88,11 +169,14 @@ def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: flo
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.open("a+").close()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise ValueError(f"{lock}: cannot be written ({error.strerror}): choose another folder") from error
     with _acquire(lock, doing, longest_wait) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # a full disk: nothing is lost but the name of the holder
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         yield
 
 

@@ -1,15 +1,11 @@
-"""Which code, versions and hardware made a number."""
+"""Which versions and hardware made a number."""
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from recsys_collapse import __version__
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "polars", "numpy")
 
@@ -25,16 +21,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
     }
-
-
-def code_version() -> str:
-    """The package's version and, in a clone, its commit (with + when files were changed)."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return __version__
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    try:
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return __version__
-    return f"{__version__}-{found.stdout.strip()}" if found.returncode == 0 else __version__

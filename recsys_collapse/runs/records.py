@@ -3,19 +3,25 @@
 A run is finished if and only if its `result.json` is valid; it is written last.
 """
 
+import errno
 import json
+import logging
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from recsys_collapse.runs.durable import write_json
+from recsys_collapse.runs.durable import DamagedError, read_sealed, remove, seal, write_json
+from recsys_collapse.runs.version import code_version
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 REQUIRED = (
     "schema",
     "run_id",
     "run_name",
+    "checksum",
     "identity",
     "dataset",
     "model",
@@ -32,12 +38,14 @@ REQUIRED = (
     "information_abundance",
     "wall_seconds",
 )
+RESUMABLE = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
+"""What only an unfinished run needs."""
 FILES = (
     "config.yaml",
     "epochs.jsonl",
     "*.parquet",  # scores, and what callbacks measured
     "figures/*.png",
-    "checkpoints/best.ckpt",
+    "checkpoints/*.ckpt",
     "result.json",
     "failure.json",
 )
@@ -46,11 +54,37 @@ FILES = (
 def read_result(run_dir: Path, run_id: str | None = None) -> dict[str, Any] | None:
     """The result of a finished run; None if the run is not finished, or the result is not that of `run_id`."""
     try:
-        result = json.loads((run_dir / "result.json").read_text())
-    except (OSError, ValueError):
+        return _checked(run_dir, run_id)
+    except (OSError, DamagedError):
         return None
-    valid = isinstance(result, dict) and all(key in result for key in REQUIRED) and result["schema"] == SCHEMA
-    return result if valid and run_id in (None, result["run_id"]) else None
+
+
+def _checked(run_dir: Path, run_id: str | None) -> dict[str, Any]:
+    path = run_dir / "result.json"
+    result = read_sealed(path)
+    if missing := [key for key in REQUIRED if key not in result]:
+        raise DamagedError(f"{path}: {', '.join(missing)} missing")
+    if result["schema"] != SCHEMA:
+        raise DamagedError(f"{path}: schema {result['schema']}, expected {SCHEMA}")
+    if run_id not in (None, result["run_id"]):
+        raise DamagedError(f"{path}: is of run {result['run_id']}, expected {run_id}")
+    return result
+
+
+def damage(run_dir: Path, run_id: str | None = None) -> str | None:
+    """What is wrong with a result that is there and cannot be trusted; None if there is none, or nothing is wrong."""
+    try:
+        _checked(run_dir, run_id)
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedError) as error:
+        return str(error)
+    return None
+
+
+def write_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """`result.json`, last of all, with a checksum: the run is finished."""
+    write_json(run_dir / "result.json", seal(result))
 
 
 def read_failure(run_dir: Path) -> dict[str, Any] | None:
@@ -61,24 +95,53 @@ def read_failure(run_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def clear(run_dir: Path) -> None:
-    """Remove what an unfinished or failed run left, so that its next try starts clean."""
-    for pattern in FILES:
+def clear(run_dir: Path, keep_checkpoints: bool = False) -> None:
+    """Remove what an unfinished or failed run left, so that its next try starts clean, or goes on from a checkpoint."""
+    for pattern in ("failure.json", "result.json") if keep_checkpoints else FILES:
         for path in run_dir.glob(pattern):
-            path.unlink(missing_ok=True)
+            remove(path)
+    for pattern in (".*-????????", "*/.*-????????"):  # unfinished files of a process that was killed
+        for path in run_dir.glob(pattern):
+            remove(path)
+
+
+def kind_of(error: BaseException) -> str:
+    """`diverged`, `oom`, `disk_full` or `raised`."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    no_memory = "can't allocate memory" in str(error)  # what torch raises on a CPU is a plain RuntimeError
+    if no_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    return getattr(error, "kind", "raised")
 
 
 def write_failure(run_dir: Path, error: BaseException) -> None:
-    """`failure.json`: reason, step and learning rate where the error knows them, and the traceback."""
-    write_json(
-        run_dir / "failure.json",
-        {
-            "schema": SCHEMA,
-            "run_name": run_dir.name,
-            "reason": f"{type(error).__name__}: {error}",
-            "step": getattr(error, "step", None),
-            "lr": getattr(error, "lr", None),
-            "traceback": "".join(traceback.format_exception(error)),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
+    """`failure.json` of an error: its kind and reason, step and learning rate where known, the traceback."""
+    write_reason(
+        run_dir,
+        kind_of(error),
+        f"{type(error).__name__}: {error}",
+        step=getattr(error, "step", None),
+        lr=getattr(error, "lr", None),
+        traceback="".join(traceback.format_exception(error)),
     )
+
+
+def write_reason(run_dir: Path, kind: str, reason: str, **more: Any) -> None:
+    """`failure.json`. A disk that is full has no place for it: then it is only logged."""
+    failure = {
+        "schema": SCHEMA,
+        "run_name": run_dir.name,
+        "kind": kind,
+        "reason": reason,
+        "step": None,
+        "lr": None,
+        "traceback": "",
+        **more,
+        "code_version": code_version(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    try:
+        write_json(run_dir / "failure.json", failure)
+    except OSError as error:
+        log.error(f"{run_dir / 'failure.json'}: cannot be written ({error}); the run failed: {reason}")

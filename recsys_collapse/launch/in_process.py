@@ -1,0 +1,33 @@
+"""The jobs one after the other in this process: nothing is loaded twice, and a progress bar shows each.
+
+A job that raises, diverges or runs out of memory takes no other with it; one that crashes or hangs does:
+`launch=subprocess` protects from that too. The same command goes on where a crash ended it.
+"""
+
+import time
+from collections import deque
+
+from recsys_collapse.launch.job import BUSY, DISK_FULL, run_job
+from recsys_collapse.launch.plan import Job
+from recsys_collapse.launch.status import Status
+
+LONGEST_PAUSE = 5.0  # seconds, between looks at a job that another process has
+
+
+def launch(jobs: list[Job], status: Status) -> None:
+    """Run the jobs; those that another process has come last, and are waited for."""
+    left, busy_in_a_row = deque(jobs), 0
+    while left:
+        job = left.popleft()
+        status.started(job)
+        outcome = run_job(job)
+        status.ended(job, outcome)
+        if outcome == BUSY:
+            left.append(job)
+            busy_in_a_row += 1
+            if busy_in_a_row >= len(left):
+                time.sleep(min(0.2 * busy_in_a_row, LONGEST_PAUSE))
+        else:
+            busy_in_a_row = 0
+        if outcome == DISK_FULL:
+            return
