@@ -150,7 +150,7 @@ def test_a_recipe_is_part_of_the_store(tmp_path: Path) -> None:
     finally:
         type(made).version -= 1
     assert len(names) == 5
-    assert sum(name.startswith("criteo-v3-") for name in names) == 1
+    assert sum(name.startswith("criteo-v4-") for name in names) == 1
 
 
 def test_time_split(tmp_path: Path) -> None:
