@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 def identity(default: Any = MISSING, **kwargs: Any) -> Any:
@@ -83,7 +83,9 @@ class TrainerConfig:
     gradient_clip: float | None = identity()
     lr_plateau: float | None = identity()
     evaluations_per_epoch: int = identity()
-    accelerator: str = runtime()  # rounding differs between devices as between CPUs: recorded in the environment
+    # These two change rounding, as another CPU does; a run that went on elsewhere would else be another one. Both are
+    # recorded in the result's environment.
+    accelerator: str = runtime()
     threads: int | None = runtime()
     progress_bar: bool | None = runtime()
 
@@ -231,6 +233,16 @@ def validate(config: Any) -> None:
         raise ValueError(
             f"trainer.gradient_clip={config.trainer.gradient_clip} with trainer.precision=16-mixed: a fused optimizer "
             "takes scaled gradients, which cannot be clipped: use trainer.precision=bf16-mixed or optimizer.fused=false"
+        )
+    for name, callback in config.callback.items():
+        if not isinstance(callback, DictConfig | None):
+            raise ValueError(f"callback.{name}={callback}: expected a section with a _target_")
+        if callback is not None and not isinstance(only := callback.get("measures_only", False), bool):
+            raise ValueError(f"callback.{name}.measures_only={only}: expected true or false")
+    if "_target_" not in config.regularizer and (stray := sorted({*config.regularizer} - {"name"})):
+        raise ValueError(
+            f"regularizer.{stray[0]}={config.regularizer[stray[0]]}: this regularizer has no _target_, so nothing is "
+            "added to the loss: choose one with regularizer=..."
         )
     own = str(config.regularizer.get("_target_")).startswith("recsys_collapse.")
     weight = config.regularizer.get("weight", 0) if own else 0

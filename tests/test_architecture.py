@@ -24,9 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "seeding": set(),
     "score": set(),
     "runs.durable": set(),
+    "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},
     "module": {"model.backbone", "score", "seeding"},
-    "dataset": {"dataset", "seeding", "runs.durable"},
+    "dataset": {"dataset", "seeding", "runs.canonical", "runs.durable"},
     "variant": set(),
     "measure": {"spectrum", "variant"},
     "callback": {"callback", "measure", "module", "similarity", "spectrum", "variant", "runs.durable"},
@@ -35,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "protocol": {"config", "runs.identity"},
     "cost": {"build", "model.backbone"},
     "build": {"config"},
-    "runs": {"", "config", "runs"},
+    "runs": {"", "build", "config", "runs"},
     "launch": {"build", "config", "dataset.source", "launch", "runs"},
 }
 # Libraries that only these modules or folders may import, and libraries that are imported in functions only.

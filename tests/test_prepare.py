@@ -141,7 +141,7 @@ def test_a_recipe_is_part_of_the_store(tmp_path: Path) -> None:
     path = write_table(tmp_path / "train.txt", criteo_rows(60), None, "\t")
     made = source("criteo", f"dataset.path={path}")
     names = {prepare(made, tmp_path / "stores", 0).path.name}
-    assert re.fullmatch(r"criteo-v2-[0-9a-f]{16}", next(iter(names)))
+    assert re.fullmatch(r"criteo-v3-[0-9a-f]{16}", next(iter(names)))
     for word in ("dataset.min_count=2", "dataset.vocabulary=train", "dataset.buckets.I3=log_squared_bars"):
         names.add(prepare(source("criteo", f"dataset.path={path}", word), tmp_path / "stores", 0).path.name)
     type(made).version += 1
@@ -150,7 +150,7 @@ def test_a_recipe_is_part_of_the_store(tmp_path: Path) -> None:
     finally:
         type(made).version -= 1
     assert len(names) == 5
-    assert sum(name.startswith("criteo-v3-") for name in names) == 1
+    assert sum(name.startswith("criteo-v4-") for name in names) == 1
 
 
 def test_time_split(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_command_shows_what_was_counted(tmp_path: Path) -> None:
     words = ["dataset=criteo", f"dataset.path={path}"]
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.glob("outputs/stores/criteo-v2-*/")
+    (folder,) = tmp_path.glob("outputs/stores/criteo-v3-*/")
     manifest = json.loads((folder / "manifest.json").read_text())
     sizes = manifest["cardinalities"]
     for shown in ("400", "39", f"{sum(sizes):,}", f"{max(sizes)}", f"{min(sizes)}", "320", "train", "D_i"):

@@ -14,7 +14,7 @@ class Choice(NamedTuple):
     features: list[str] | None
     ignore: list[str]
     derive: Mapping[str, str]
-    """Further fields and the column each is made from."""
+    """Further fields, which follow by name, and the column each is made from."""
     bucketed: Sequence[str]
 
 
@@ -36,7 +36,7 @@ def choose_fields(path: Path, columns: Sequence[str], choice: Choice) -> dict[st
             if name not in others:
                 raise ValueError(f"{path}: no such feature column{_among(key, name, others)}")
     chosen = choice.features if choice.features is not None else [name for name in others if name != choice.time]
-    chosen = [*(name for name in chosen if name not in choice.ignore), *choice.derive]
+    chosen = [*(name for name in chosen if name not in choice.ignore), *sorted(choice.derive)]
     if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
         raise ValueError(f"dataset.features: {', '.join(twice)} twice; expected every column once")
     if not chosen:

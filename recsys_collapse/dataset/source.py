@@ -3,8 +3,6 @@
 A new source is a keyword-only dataclass with `files` and `read`; encoding, store, split and batches come for free.
 """
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -16,6 +14,7 @@ import polars as pl
 
 from recsys_collapse.dataset.buckets import Bucket
 from recsys_collapse.dataset.files import content_hash
+from recsys_collapse.runs.canonical import canonical, digest
 
 PARTS = ("train", "valid", "test")
 MEMO = "content_hashes.json"  # in store_dir: hashing a large file takes a while, and nothing needs it twice
@@ -119,11 +118,14 @@ class Source(ABC):
             split_seed: of the random split.
             memo: a file that remembers the hashes of large files between processes.
             on_bytes: called with bytes hashed and bytes in all of each file.
+
+        Raises:
+            ValueError: a file cannot be read, or an option is no finite number.
         """
         described = {
             "format": STORE_FORMAT,
-            "recipe": self.recipe(),
+            "recipe": canonical(self.recipe(), "dataset"),
             "content": [content_hash(path, memo, on_bytes) for path in self.files()],
             "split_seed": split_seed,
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+        return digest(described)

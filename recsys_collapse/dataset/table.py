@@ -55,7 +55,7 @@ class Table(Source):
         published_as: statistics that others published for these rows.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     label: Name
     label_map: dict[Any, int] | None = None
@@ -117,13 +117,13 @@ class Table(Source):
     def recipe(self) -> dict[str, Any]:
         """Options in one spelling: a null and what it stands for are one recipe."""
         layouts = [self._layout(path) for path in self.files() if kind(path) not in PARQUET]
-        used = sorted({(layout.delimiter, layout.quoting) for layout in layouts})
-        columns = self._choice._asdict()
-        del columns["bucketed"]  # those of `buckets`
-        same = {
-            **columns,
-            "columns": None if self.columns is None else [str(name) for name in self.columns],
-            "label_map": _by_word(self.label_map) or None,
+        used = [(layout.delimiter, layout.quoting) for layout in layouts]
+        used = used[: 1 if len({*used}) == 1 else None]  # of each file, or once if all are alike
+        columns = {k: v for k, v in self._choice._asdict().items() if k != "bucketed"}  # those of `buckets`
+        same = columns | {
+            "columns": self.columns and [str(name) for name in self.columns],
+            "ignore": sorted({*self._choice.ignore}),
+            "label_map": {word: int(label) for word, label in _by_word(self.label_map).items()} or None,
             "parts": {part: len(paths) for part, paths in self._files_by_part().items()},  # which file is of which
             "buckets": {name: bucket.word for name, bucket in self._buckets.items()},
             "delimiter": [delimiter for delimiter, _ in used],

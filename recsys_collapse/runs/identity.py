@@ -1,36 +1,42 @@
 """What makes a run that run: every config field that can change a number, and the data's fingerprint. Nothing else."""
 
-import hashlib
-import json
-import math
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from typing import Any
 
 from omegaconf import DictConfig
 
+from recsys_collapse.build import LABELS
 from recsys_collapse.config import Config, plain
+from recsys_collapse.runs.canonical import canonical, digest
 
 NUMERICS_VERSION = 1  # raise when the same config and data give other numbers than before
 
 
 def identity(config: DictConfig, data_fingerprint: str) -> dict[str, Any]:
-    """The part of a resolved config that can change a number, as JSON values in one spelling."""
+    """The part of a resolved config that can change a number, as JSON values in one spelling.
+
+    Raises:
+        ValueError: a number is not finite; names its key.
+    """
     found = {"numerics_version": NUMERICS_VERSION, "data": data_fingerprint, **_marked(plain(config), Config)}
-    found["callback"] = {k: v for k, v in found["callback"].items() if not (v or {}).get("measures_only")}
-    for section in ("optimizer", "regularizer"):
-        found[section] = {k: v for k, v in found[section].items() if k not in _labels(found[section])}
-    return _canonical(found)
+    # Numbered, for they may act on each other in this order; what they are called in the config changes nothing.
+    acting = [node for node in found["callback"].values() if not (node or {}).get("measures_only")]
+    found["callback"] = {str(i): _without_labels(node) for i, node in enumerate(acting)}
+    sparse = found["optimizer"].get("sparse_gradients")
+    for section, key in ((found, "optimizer"), (found, "regularizer"), (found["model"], "backbone")):
+        section[key] = _without_labels(section[key])
+    if sparse:  # the one label that says how the tables are trained; false is the default
+        found["optimizer"]["sparse_gradients"] = sparse
+    return canonical(found)
 
 
 def run_id(config: DictConfig, data_fingerprint: str) -> str:
-    """16 hex digits; the spelling and order of values do not matter."""
-    described = identity(config, data_fingerprint)
-    for key, value in flatten(described).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key}={value}: expected a finite number")
-    canonical = json.dumps(described, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    """16 hex digits; the spelling and order of values do not matter.
+
+    Raises:
+        ValueError: as `identity`.
+    """
+    return digest(identity(config, data_fingerprint))
 
 
 def embed_name(config: DictConfig) -> str:
@@ -51,10 +57,17 @@ def run_name(config: DictConfig, run_id: str) -> str:
     return "-".join(names)
 
 
-def _labels(node: dict[str, Any]) -> tuple[str, ...]:
-    """Keys that say something and change nothing; a user's own class may take `name` as an option."""
+def _without_labels(node: Any) -> Any:
+    """A node without the keys that `build` does not pass on, in nodes within it too.
+
+    A user's own class may take `name` as an option; none of ours does (a test holds them to it), and none of torch's.
+    """
+    if not isinstance(node, dict):
+        return node
     own = str(node.get("_target_", "torch.")).startswith(("torch.", "recsys_collapse."))
-    return ("name", "bytes_per_weight") if own else ("bytes_per_weight",)
+    labels = (*LABELS, "name") if own else LABELS
+    kept = {key: value for key, value in node.items() if key not in labels}
+    return {k: _without_labels(v) if isinstance(v, dict) and "_target_" in v else v for k, v in kept.items()}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,16 +88,3 @@ def _marked(values: dict[str, Any], schema: type) -> dict[str, Any]:
         elif isinstance(section, type):
             found[field.name] = _marked(values[field.name], section)
     return found
-
-
-def _canonical(value: Any) -> Any:
-    """One spelling for equal values: 1.0 is 1."""
-    if isinstance(value, dict):
-        return {str(k): _canonical(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_canonical(v) for v in value]
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
