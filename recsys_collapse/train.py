@@ -195,7 +195,7 @@ def make_trainer(
 
 
 def fit(
-    trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig, checkpoint: Path | None
+    trainer: lightning.Trainer, module: CTRModule, store: Store, config: DictConfig, checkpoint: Path | None = None
 ) -> None:
     """Train until it has stalled, from a checkpoint on or from the start.
 

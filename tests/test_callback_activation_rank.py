@@ -21,7 +21,7 @@ from recsys_collapse.callback.figures import activation_rank_figure
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.dataset.batches import Batches
 from recsys_collapse.model.backbone import Backbone
-from recsys_collapse.train import build_module, make_trainer
+from recsys_collapse.train import build_module
 from tests.test_callback_contract import (
     SHORT,
     Collected,
@@ -34,6 +34,7 @@ from tests.test_callback_contract import (
     train,
     words_of,
 )
+from tests.training import make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
 

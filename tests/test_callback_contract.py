@@ -29,14 +29,15 @@ from recsys_collapse.build import build
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import config_dir
-from recsys_collapse.dataset.batches import Batches
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.model.dcnv2 import DCNv2
 from recsys_collapse.module import CTRModule
+from recsys_collapse.runs.checkpoint import read_checkpoint
 from recsys_collapse.runs.identity import identity
-from recsys_collapse.train import build_module, fit, make_trainer
+from recsys_collapse.train import build_module, fit
 from tests.test_module import SMALL, config
+from tests.training import RUN_ID, make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
 
@@ -388,17 +389,32 @@ def test_a_disk_that_is_full_ends_no_training(
     assert len(calls) > 1 and "is not written (OSError" in caplog.text
 
 
+def train_on(folder: Path, callback: Any, epochs: int, after: Path | None = None) -> None:
+    """Train in `folder`, from the last checkpoint of another folder on."""
+    cfg, store = config(*words_of("dcnv2 ME"), f"trainer.max_epochs={epochs}"), small_store()
+    checkpoint = None if after is None else after / "checkpoints" / "last.ckpt"
+    found = None if checkpoint is None else read_checkpoint(checkpoint, RUN_ID)
+    trainer = make_trainer(cfg, folder, [*([callback] if callback else []), EpochRecords(48)], [], found)
+    fit(trainer, build_module(cfg, store), store, cfg, checkpoint)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gradient_spectrum"])
 def test_a_training_that_goes_on_does_not_begin_at_initialisation(name: str, tmp_path: Path) -> None:
-    """Its first measurement is that of the checkpoint's epoch."""
-    cfg, store, callback = config(*words_of("dcnv2 ME"), "trainer.max_epochs=4"), small_store(), from_yaml(name)
-    first = make_trainer(config(*words_of("dcnv2 ME"), "trainer.max_epochs=2"), tmp_path / "a", [EpochRecords(48)], [])
-    fit(first, build_module(cfg, store), store, cfg)
-    first.save_checkpoint(tmp_path / "last.ckpt")
-    trainer = make_trainer(cfg, tmp_path / "b", [callback, EpochRecords(48)], [])
-    train_batches, valid = Batches(store, "train", 16), Batches(store, "valid", 16)
-    trainer.fit(build_module(cfg, store), train_batches, valid, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    """Its first measurement is that of the checkpoint's epoch, if the callback is new."""
+    train_on(tmp_path / "a", None, epochs=2)
+    train_on(tmp_path / "b", from_yaml(name), epochs=4, after=tmp_path / "a")
     assert sorted(set(read(tmp_path / "b", FILES[name][0])["epoch"])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_that_goes_on_leaves_the_files_of_one_that_was_not_interrupted(name: str, tmp_path: Path) -> None:
+    train_on(tmp_path / "whole", from_yaml(name), epochs=4)
+    train_on(tmp_path / "a", from_yaml(name), epochs=2)
+    train_on(tmp_path / "b", from_yaml(name), epochs=4, after=tmp_path / "a")
+    for file in FILES[name]:
+        whole, resumed = read(tmp_path / "whole", file), read(tmp_path / "b", file)
+        assert set(whole["epoch"]) >= {0, 1, 2, 3}
+        assert resumed.equals(whole, null_equal=True), file
 
 
 @pytest.mark.parametrize("name", ["pair_norm", "sub_embedding"])

@@ -23,10 +23,11 @@ from recsys_collapse.launch.plan import make_plan
 from recsys_collapse.module import CTRModule
 from recsys_collapse.score import Score, SplitScore
 from recsys_collapse.seeding import derive
-from recsys_collapse.train import build_module, fit, make_trainer
+from recsys_collapse.train import build_module, fit
 from recsys_collapse.train import train as train_job
 from tests.cli import SMALL, SMALL_SYNTHETIC
 from tests.test_dataset import numbered
+from tests.training import make_trainer
 
 few = settings(max_examples=60, deadline=None)
 NUM_ROWS, BATCH = 59, 8  # 8 batches, the last one of 3 rows

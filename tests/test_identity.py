@@ -24,12 +24,13 @@ from recsys_collapse.runs.canonical import canonical, digest
 from recsys_collapse.runs.identity import identity, run_id
 from tests.sources import whole
 
-GROUPS = ("model", "embed", "optimizer", "regularizer", "callback", "trainer", "logger")
+GROUPS = ("model", "embed", "optimizer", "regularizer", "callback", "trainer", "logger", "launch")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
 # Written down a second time on purpose: a key that comes to be marked otherwise is to be read here as well.
 NAMES = {"model.name", "embed.name", "trainer.name", "logger.name", "optimizer.name", "regularizer.name"}
 RUNTIME = NAMES | {
     "model.base_size", "optimizer.bytes_per_weight", "trainer.accelerator", "trainer.threads", "trainer.progress_bar",
+    "launch.name", "launch.at_once", "launch.cores_per_job", "launch.hang_minutes", "launch.retries",
     "logger.mode", "logger.project", "logger.entity", "logger.tags",
 }  # fmt: skip
 # What is given from Python only, and what `build` is given beside the options.

@@ -23,7 +23,8 @@ from recsys_collapse.dataset.store import Store
 from recsys_collapse.module import CTRModule, DivergedError
 from recsys_collapse.regularizer.logdet import LogDet
 from recsys_collapse.score import Score, SplitScore
-from recsys_collapse.train import build_module, fit, make_trainer
+from recsys_collapse.train import build_module, fit
+from tests.training import make_trainer
 
 SMALL = ["trainer.accelerator=cpu", "trainer.batch_size=8", "trainer.progress_bar=false"]
 

@@ -22,9 +22,10 @@ from recsys_collapse.launch.plan import compose_jobs, make_plan
 from recsys_collapse.module import CTRModule
 from recsys_collapse.protocol import PAPER_MODELS, differences
 from recsys_collapse.score import Score, SplitScore
-from recsys_collapse.train import build_module, fit, make_trainer
+from recsys_collapse.train import build_module, fit
 from recsys_collapse.train import train as train_job
 from tests.cli import SMALL_SYNTHETIC
+from tests.training import make_trainer
 
 MODELS = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
 BARS = ["trainer.accelerator=cpu", "trainer.batch_size=8", "trainer.progress_bar=false", "protocol=bars"]
@@ -283,7 +284,7 @@ def test_the_optimizer_sees_a_gradient_of_norm_10_at_most(tmp_path: Path, monkey
 
     def configure_and_watch(module: CTRModule) -> Any:
         found = configure(module)
-        found["optimizer"].register_step_post_hook(lambda *_: after.append(gradient_norm(module)))
+        found.register_step_post_hook(lambda *_: after.append(gradient_norm(module)))
         return found
 
     monkeypatch.setattr(CTRModule, "configure_optimizers", configure_and_watch)

@@ -14,8 +14,17 @@ import pytest
 from recsys_collapse.callback.spectrum import SPECTRA
 from recsys_collapse.module import DivergedError
 from recsys_collapse.runs import figure, table
-from recsys_collapse.runs.durable import exclusive, write, write_json, write_parquet, write_text
-from recsys_collapse.runs.records import FILES, REQUIRED, SCHEMA, clear, read_failure, read_result, write_failure
+from recsys_collapse.runs.durable import exclusive, seal, write, write_json, write_parquet, write_text
+from recsys_collapse.runs.records import (
+    FILES,
+    REQUIRED,
+    SCHEMA,
+    clear,
+    read_failure,
+    read_result,
+    write_failure,
+    write_result,
+)
 
 
 def abundance(whole: float | None, *per_set: float | None, random: float = 2.0) -> dict[str, Any]:
@@ -39,7 +48,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 def save(output_dir: Path, found: dict[str, Any]) -> Path:
     run_dir = output_dir / "runs" / found["run_name"]
-    write_json(run_dir / "result.json", found)
+    write_result(run_dir, found)
     return run_dir
 
 
@@ -89,7 +98,7 @@ def test_json_is_json(tmp_path: Path) -> None:
 def test_a_valid_result_is_read(tmp_path: Path) -> None:
     found = result(test_auc=None)
     run_dir = save(tmp_path, found)
-    assert read_result(run_dir) == read_result(run_dir, found["run_id"]) == found
+    assert read_result(run_dir) == read_result(run_dir, found["run_id"]) == seal(found)
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "3", "{}", '{"schema": 1}'])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys_collapse import run as run_module
+from recsys_collapse.launch import job as job_module
 from recsys_collapse.launch.plan import make_plan
 from tests.cli import ROOT, SMALL, run, write_clicks
 
@@ -138,6 +138,6 @@ def test_a_run_that_cannot_be_locked_does_not_end_the_sweep(tmp_path: Path, monk
 
     plan = make_plan(["dataset=synthetic", f"output_dir={tmp_path}"])
     assert plan is not None
-    monkeypatch.setattr(run_module, "exclusive", no_locks)
-    assert run_module.run_jobs.__wrapped__(plan.jobs[0].config) is None
+    monkeypatch.setattr(job_module, "exclusive", no_locks)
+    assert job_module.run_job(plan.jobs[0]) == job_module.FAILED
     assert "cannot start: this file system has no file locks" in caplog.text

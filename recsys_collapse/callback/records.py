@@ -53,6 +53,11 @@ class EpochRecords(lightning.Callback):
         self._seconds = 0.0
 
     @property
+    def state_key(self) -> str:
+        """Of subclasses too: checkpoints are read without them."""
+        return EpochRecords.__qualname__
+
+    @property
     def samples_per_second(self) -> float:
         """Training rows per second over all epochs, without validation and measuring."""
         return sum(r["rows"] for r in self.records) / sum(r["train_seconds"] for r in self.records)

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, TextIO, cast
 import polars as pl
 
 log = logging.getLogger(__name__)
+PIECE = 1 << 22  # bytes written at once
 LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
 
 
@@ -30,20 +31,26 @@ class DamagedError(ValueError):
 
 
 class _File(io.RawIOBase):
-    """A file for writing, all of it, by `os.write` of this module."""
+    """A file for writing, all of it, by `os.write` of this module; small pieces are collected."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+        self.descriptor, self.pending = descriptor, bytearray()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
+        view = memoryview(data).cast("B")
+        self.pending += view
+        if len(self.pending) >= PIECE:
+            self.end()
+        return len(view)
+
+    def end(self) -> None:
+        """Write what is pending. Not `flush`, which a half-written file would see once more when it is forgotten."""
+        left, self.pending = memoryview(self.pending), bytearray()
         while left:  # a single call may write less
             left = left[os.write(self.descriptor, left) :]
-        return size
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -53,7 +60,9 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fill(cast(BinaryIO, _File(descriptor)))
+            file = _File(descriptor)
+            fill(cast(BinaryIO, file))
+            file.end()
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -84,7 +93,7 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
     """The same with a `checksum` of everything else in it."""
-    return {**value, "checksum": _checksum(value)}
+    return {**value, "checksum": checksum(value)}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -100,13 +109,15 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or "checksum" not in value:
         raise DamagedError(f"{path}: expected a JSON object with a checksum")
-    if value["checksum"] != _checksum({key: part for key, part in value.items() if key != "checksum"}):
+    if value["checksum"] != checksum(value):
         raise DamagedError(f"{path}: the checksum does not fit: the content has changed")
     return value
 
 
-def _checksum(value: dict[str, Any]) -> str:
-    canonical = json.dumps(value, sort_keys=True, allow_nan=False)
+def checksum(value: dict[str, Any]) -> str:
+    """16 hex digits of everything in it but a `checksum`; the order of keys does not matter."""
+    rest = {key: part for key, part in value.items() if key != "checksum"}
+    canonical = json.dumps(rest, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

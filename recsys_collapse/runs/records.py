@@ -45,7 +45,8 @@ FILES = (
     "epochs.jsonl",
     "*.parquet",  # scores, and what callbacks measured
     "figures/*.png",
-    "checkpoints/*.ckpt",
+    "checkpoints/best.ckpt",
+    *RESUMABLE,
     "result.json",
     "failure.json",
 )
