@@ -133,8 +133,8 @@ class Config:
     match: Match = runtime(Match.embedding)  # embed.num_sets and embed.embed_size carry it
     save_scores: bool = runtime(True)
     file_locks: bool = runtime(True)
+    allow: list[str] = runtime(default_factory=list)  # of this command; that of a file is not asked (trust.py)
     group: str | None = runtime(None)
-    allow: list[str] = runtime(default_factory=list)
     sweep: str = runtime("")
     output_dir: str = runtime("outputs")
     store_dir: str = runtime("${output_dir}/stores")
@@ -253,6 +253,9 @@ def validate(config: Any) -> None:
         nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ValueError(f"{key}={path}: {nearest} is not a folder one can write to; choose another {key}")
+    for prefix in config.allow or []:
+        if not all(part.isidentifier() for part in str(prefix).split(".")):
+            raise ValueError(f"allow={prefix}: expected dotted names of modules or classes, such as allow=[my_package]")
     for key in ("model.name", "embed.name", "dataset.name", "group"):
         value = OmegaConf.select(config, key)
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(value)):

@@ -36,7 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "protocol": {"config", "runs.identity"},
     "cost": {"build", "model.backbone"},
     "build": {"config"},
+    "trust": set(),
     "runs": {"", "build", "config", "runs"},
+    "runs.secrets": set(),
     "launch": {"build", "config", "dataset.source", "launch", "runs"},
 }
 # Libraries that only these modules or folders may import, and libraries that are imported in functions only.
