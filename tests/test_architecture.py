@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import recsys_collapse
+from tests.cli import python_path
 
 PACKAGE = Path(recsys_collapse.__file__).parent
 LONGEST = 260
@@ -169,7 +170,7 @@ def test_a_missing_docstring_is_seen() -> None:
 def test_what_starts_at_once_imports_nothing_heavy(tmp_path: Path, code: str) -> None:
     heavy = ("torch", "pytorch_lightning", "torchmetrics", *LAZY)
     code = f"import sys; {code}; print([name for name in {heavy} if name in sys.modules])"
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    environment = os.environ | {"PYTHONPATH": python_path(PACKAGE.parent)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )

@@ -281,7 +281,7 @@ def test_secrets_of_the_environment_do_not_leave(monkeypatch, tmp_path):
     (run,) = found["run"]
     shown = "x-${oc.env:OTHER_PASSWORD}"
     assert run["display_name"] == shown and run["tags"] == [shown]
-    assert run["config"]["update"]["dataset"] == {"path": shown, "paths": [shown], shown: 1}
+    assert run["config"]["update"]["dataset"] == {"path": shown, "paths": [shown], shown: "<redacted>"}
     assert shown in merged(found["summary"])["parameters"]
 
 
@@ -290,8 +290,8 @@ def test_secrets_of_the_environment_do_not_leave(monkeypatch, tmp_path):
     [
         ("https://user:pass@host/path?a=b@c", "https://<redacted>@c"),
         ("https://user:pass@host/path", "https://<redacted>@host/path"),
-        ("s3://key:a/b@c@bucket/file", "s3://<redacted>@bucket/file"),
-        ("see https://token@host, http://host/@me", "see https://<redacted>@host, http://host/@me"),
+        ("s3://id:a/b@c@bucket/file", "s3://<redacted>@bucket/file"),
+        ("see https://name@host, http://host/@me", "see https://<redacted>@host, http://host/@me"),
         ("http://host:80/path", "http://host:80/path"),
         ("user:pass@host", "user:pass@host"),
     ],
