@@ -21,6 +21,7 @@ from PIL import Image
 
 from recsys_collapse.logger import redact, within
 from recsys_collapse.logger import wandb as room
+from tests.cli import ROOT, python_path
 
 KEY = "a" * 40
 ROWS = [  # epoch, field, embedding_set, value: null and a number in one column, and one of nothing but null
@@ -351,6 +352,31 @@ def test_under_lightning(tmp_path):
     assert [row["trainer/global_step"] for row in history] == [0, 1, 2, 3]
     assert merged(found["summary"])["val_auc"] == 0.5
     assert list((tmp_path / "checkpoints").iterdir()) and "artifact" not in found
+
+
+OFFLINE = """
+import atexit, sys, block_network
+from pathlib import Path
+from types import SimpleNamespace
+atexit.register(lambda: print(block_network.attempts))  # before wandb's own, so run after them
+from recsys_collapse.logger import wandb as room
+config = SimpleNamespace(name="wandb", mode="offline", project="p", entity=None, tags=[])
+(mirror,) = room.make_loggers(config, run_dir=Path(sys.argv[1]), name="n", group="g", tags=[], resolved={})
+mirror.log_metrics({"loss": 1.0}, step=1)
+mirror.finish(0)
+"""
+
+
+@pytest.mark.parametrize("reports", [None, "true"])
+def test_offline_sends_nothing(tmp_path, reports):
+    """Nor does wandb, which would report on itself at the end of the process; unless one asks for it."""
+    own = {} if reports is None else {"WANDB_ERROR_REPORTING": reports}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), **own}
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    tried = done.stdout.splitlines()[-1]
+    assert tried == "[]" if reports is None else "socket.getaddrinfo" in tried
 
 
 # --- W&B fails

@@ -52,6 +52,7 @@ def make_loggers(
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return []  # one mirror per run, not per process
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or wandb reports on itself, also when it is offline
     mode, why = choose_mode(config.mode, os.environ, missing_credentials)
     if mode == "disabled":
         log_once(f"W&B: off, {why}")
