@@ -43,14 +43,14 @@ WAYS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("to", [AWAY, "example.com", "127.0.0.1.example.com", "localhost.example.com"])
 @pytest.mark.parametrize("way", WAYS)
-def test_other_machines_cannot_be_reached(way: str, to: str) -> None:
+def test_other_machines_cannot_be_reached(attempts: Path, way: str, to: str) -> None:
     with pytest.raises(block_network.NetworkBlockedError, match=f"{to}: tests reach nothing but this machine"):
         WAYS[way](to)
-    assert block_network.attempts and all(to in attempt for attempt in block_network.attempts)
-    block_network.attempts.clear()  # or this test fails
+    assert attempts.read_text().endswith(f" {to}\n")
+    attempts.write_text("")  # or this test fails
 
 
-def test_no_address_can_be_reached_in_other_ways() -> None:
+def test_no_address_can_be_reached_in_other_ways(attempts: Path) -> None:
     """Version 6, messages, and the class of the C library."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
         with pytest.raises(block_network.NetworkBlockedError):
@@ -59,8 +59,8 @@ def test_no_address_can_be_reached_in_other_ways() -> None:
             super(socket.socket, connection).connect((AWAY, 9))
     with pytest.raises(block_network.NetworkBlockedError):
         connect(("2001:db8::1", 9), socket.AF_INET6)
-    assert len(block_network.attempts) == 3
-    block_network.attempts.clear()
+    assert len(attempts.read_text().splitlines()) == 3
+    attempts.write_text("")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", b"127.0.0.1", None])
@@ -89,18 +89,21 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("folders", [None, [], ["elsewhere"]], ids=str)
-def test_subprocesses_reach_nothing_else(tmp_path: Path, folders: list[str] | None) -> None:
+def test_subprocesses_reach_nothing_else(attempts: Path, tmp_path: Path, folders: list[str] | None) -> None:
     """With the environment of this process, and with a path of their own."""
     environment = {**os.environ} if folders is None else {**os.environ, "PYTHONPATH": python_path(*folders)}
     command = [sys.executable, "-c", TRY]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"NetworkBlockedError socket.connect {AWAY}: tests reach nothing but this machine\n"
+    assert attempts.read_text() == f"['-c']: socket.connect {AWAY}\n"
+    attempts.write_text("")
 
 
-def test_the_command_line_reaches_nothing_else(tmp_path: Path) -> None:
+def test_the_command_line_reaches_nothing_else(attempts: Path, tmp_path: Path) -> None:
     (tmp_path / "attempt.py").write_text(TRY)
     for options in ({}, {"PYTHONPATH": str(tmp_path)}):
         assert "NetworkBlockedError" in run(cwd=tmp_path, module="attempt", **options).stdout
+    attempts.write_text("")
 
 
 def tried_elsewhere(to: str) -> str:
@@ -111,9 +114,10 @@ def tried_elsewhere(to: str) -> str:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_processes_of_multiprocessing_reach_nothing_else(method: str) -> None:
+def test_processes_of_multiprocessing_reach_nothing_else(attempts: Path, method: str) -> None:
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert pool.apply(tried_elsewhere, ("example.com",)) == "NetworkBlockedError"
+    attempts.write_text("")
 
 
 def test_a_sitecustomize_of_the_machine_is_run_as_well(tmp_path: Path) -> None:
@@ -124,20 +128,11 @@ def test_a_sitecustomize_of_the_machine_is_run_as_well(tmp_path: Path) -> None:
     assert done.stdout == "theirs\nours\n"
 
 
-def test_an_error_that_is_caught_fails_a_test_all_the_same(tmp_path: Path) -> None:
-    lines = ["from tests.conftest import no_network", "def test_caught():", *TRY.splitlines()]
-    (tmp_path / "test_caught.py").write_text("\n".join(lines[:2] + [f"    {line}" for line in lines[2:]]))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        tmp_path / "test_caught.py",
-    ]
+def test_an_error_that_is_caught_fails_a_test_all_the_same(attempts: Path, tmp_path: Path) -> None:
+    lines = ["from tests.conftest import attempts", "def test_caught():", *[f"    {line}" for line in TRY.splitlines()]]
+    (tmp_path / "test_caught.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_caught.py"]
     environment = {**os.environ, "PYTHONPATH": python_path(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and f"socket.connect {AWAY}" in done.stdout and "1 error" in done.stdout
+    attempts.write_text("")

@@ -1,4 +1,5 @@
-"""From its import on, this process reaches no other machine: whoever tries gets an error, and it is remembered.
+"""From its import on, this process reaches no other machine: whoever tries gets an error, and it is remembered,
+because it may be caught.
 
 An audit hook sees every socket of Python, also those of the C library, and cannot be taken away. Other programs that a
 test starts, such as W&B's service, are not held back.
@@ -9,9 +10,10 @@ import re
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-attempts: list[str] = []  # for tests: who tries may also catch the error
+FILE = "NETWORK_ATTEMPTS"  # the variable with the file to remember attempts in, of all processes of a test
 LOCAL = re.compile(rf"localhost|ip6-localhost|127(\.\d{{1,3}}){{3}}|0\.0\.0\.0|::1?|{re.escape(os.uname().nodename)}|")
 SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
 LOOKING_UP = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
@@ -25,7 +27,9 @@ def _check(event: str, address: Any) -> None:
     host = address[0] if isinstance(address, tuple) else address
     name = host.decode(errors="replace") if isinstance(host, bytes) else str(host or "")
     if not LOCAL.fullmatch(name):
-        attempts.append(f"{event} {name}")
+        if path := os.environ.get(FILE):
+            with Path(path).open("a") as file:
+                file.write(f"{sys.argv}: {event} {name}\n")
         raise NetworkBlockedError(f"{event} {name}: tests reach nothing but this machine")
 
 
