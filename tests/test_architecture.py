@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},
     "module": {"model.backbone", "score", "seeding"},
-    "dataset": {"dataset", "seeding", "runs.canonical", "runs.durable"},
+    "dataset": {"dataset", "seeding", "runs.canonical", "runs.durable", "runs.secrets"},
     "variant": set(),
     "measure": {"spectrum", "variant"},
     "callback": {"callback", "measure", "module", "similarity", "spectrum", "variant", "runs.durable"},
