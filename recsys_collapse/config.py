@@ -133,8 +133,8 @@ class Config:
     match: Match = runtime(Match.embedding)  # embed.num_sets and embed.embed_size carry it
     save_scores: bool = runtime(True)
     file_locks: bool = runtime(True)
+    allow: list[str] = runtime(default_factory=list)  # of this command; that of a file is not asked (trust.py)
     group: str | None = runtime(None)
-    allow: list[str] = runtime(default_factory=list)
     sweep: str = runtime("")
     output_dir: str = runtime("outputs")
     store_dir: str = runtime("${output_dir}/stores")
@@ -175,14 +175,8 @@ def validate(config: Any) -> None:
     for field_ in fields(Config):
         if field_.name not in config:
             raise ValueError(f"{field_.name} is not set: the key is needed; give it a value instead of removing it")
-    sections = {
-        "model": ModelConfig,
-        "embed": EmbedConfig,
-        "trainer": TrainerConfig,
-        "logger": LoggerConfig,
-        "launch": LaunchConfig,
-    }
-    for section, schema in sections.items():
+    sections = {"model": ModelConfig, "embed": EmbedConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+    for section, schema in {**sections, "launch": LaunchConfig}.items():
         known = {field_.name for field_ in fields(schema)}
         for key in config[section]:
             if key not in known:
@@ -253,6 +247,8 @@ def validate(config: Any) -> None:
         nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ValueError(f"{key}={path}: {nearest} is not a folder one can write to; choose another {key}")
+    if wrong := [name for name in config.allow or [] if not all(map(str.isidentifier, str(name).split(".")))]:
+        raise ValueError(f"allow={wrong[0]}: expected dotted names of modules or classes, such as allow=[my_package]")
     for key in ("model.name", "embed.name", "dataset.name", "group"):
         value = OmegaConf.select(config, key)
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(value)):

@@ -37,6 +37,7 @@ from recsys_collapse.runs.durable import write_text
 from recsys_collapse.runs.environment import environment
 from recsys_collapse.runs.identity import embed_name, run_id
 from recsys_collapse.runs.records import clear, write_result
+from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import code_version
 from recsys_collapse.seeding import derive
 
@@ -60,7 +61,7 @@ def train(job: Job) -> dict[str, Any]:
     if found is not None:
         log.info(f"{job.name}: goes on after epoch {found[1]['epoch']} ({found[0]})")
     clear(job.run_dir, keep_checkpoints=found is not None)
-    write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(scrub_tree(plain(config)))))
     source, store = load_data(config)
     if run_id(config, store.fingerprint) != job.run_id:
         raise ValueError(
@@ -120,7 +121,7 @@ def start_loggers(job: Job, identifier: str) -> list[Any]:
         run_dir=job.run_dir,
         name=job.name,
         group=config.sweep,
-        tags=[tag[:64] for tag in tags],  # W&B takes no longer ones
+        tags=[tag[:64] for tag in scrub_tree(tags)],  # W&B takes no longer ones
         resolved=plain(config),
         identifier=identifier,
     )

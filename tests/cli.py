@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_NETWORK = ROOT / "tests" / "no_network"
 SMALL = [
     "trainer.max_epochs=2",
     "trainer.batch_size=32",
@@ -18,14 +19,20 @@ SMALL = [
 SMALL_SYNTHETIC = ["dataset.rows=600", "dataset.num_fields=4", "dataset.max_cardinality=40"]
 
 
+def python_path(*folders: Path | str) -> str:
+    """PYTHONPATH of a subprocess: these folders, behind the one that keeps it off the network."""
+    return os.pathsep.join([str(NO_NETWORK), *map(str, folders)])
+
+
 def run(
     *arguments: str, cwd: Path, timeout: float = 240, module: str = "recsys_collapse.run", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m recsys_collapse.run <arguments>` (or another module) in `cwd`."""
+    path = python_path(environment.pop("PYTHONPATH", ROOT))
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,6 +1,28 @@
-"""One thread per test process: two xdist workers with two threads each wait for each other on two cores."""
+"""One thread per test process: two xdist workers with two threads each wait for each other on two cores.
+
+And no network, here and in every Python process that a test starts.
+"""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import NO_NETWORK, python_path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the subprocesses of the tests
 os.environ.pop("WANDB_MODE", None)
+os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
+sys.path.append(str(NO_NETWORK))
+import block_network  # which is what blocks
+
+
+@pytest.fixture(autouse=True)
+def attempts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where attempts to reach another machine are written. A test that leaves one there fails, whoever caught it."""
+    path = Path(os.environ.setdefault(block_network.FILE, str(tmp_path_factory.getbasetemp() / "attempts")))
+    path.write_text("")
+    yield path
+    assert path.read_text() == ""

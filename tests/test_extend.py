@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.cli import ROOT, SMALL, SMALL_SYNTHETIC, run
+from tests.cli import ROOT, SMALL, SMALL_SYNTHETIC, python_path, run
 
 BACKBONE = '''
 from torch import nn
@@ -88,7 +88,7 @@ def test_wheel_in_an_empty_directory(tmp_path: Path) -> None:
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     assert (site / "recsys_collapse" / "conf" / "config.yaml").is_file()
     where = "import recsys_collapse; print(recsys_collapse.__file__)"
-    environment = {"PYTHONPATH": str(site)}
+    environment = {"PYTHONPATH": python_path(site)}
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=empty, env=environment, capture_output=True, text=True, check=True
     )

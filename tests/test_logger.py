@@ -21,6 +21,7 @@ from PIL import Image
 
 from recsys_collapse.logger import redact, within
 from recsys_collapse.logger import wandb as room
+from tests.cli import ROOT, python_path
 
 KEY = "a" * 40
 ROWS = [  # epoch, field, embedding_set, value: null and a number in one column, and one of nothing but null
@@ -262,15 +263,57 @@ def test_secrets_do_not_leave(monkeypatch, tmp_path):
     assert not any(leaks(f"secret{i}", {"dataset": {"s3": [{"secret_access_key": "hunter2"}]}}) for i in range(2))
 
 
+def test_secrets_of_the_environment_do_not_leave(monkeypatch, tmp_path):
+    """In the config, hyperparameters, names, tags, metrics, the summary, tables and the command line."""
+    monkeypatch.setenv("OTHER_PASSWORD", "hunter2-hunter2")
+    monkeypatch.setattr(sys, "argv", ["run.py", "dataset.path=x-hunter2-hunter2"])
+    secret = "x-hunter2-hunter2"
+    resolved = {"dataset": {"path": secret, "paths": (secret,), secret: 1}}
+    (mirror,) = start(tmp_path, resolved=resolved, name=secret, tags=[secret])
+    mirror.log_hyperparams({"url": secret, "nested": [secret]})
+    mirror.log_metrics({secret: 0.5, "note": secret}, step=1)
+    mirror.log_table(key=secret, columns=[secret, "field"], data=[[1.5, secret], [None, "b"]])
+    mirror.log_summary({"val_auc": 0.8, "parameters": {secret: 1}})
+    mirror.finish(0)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if b"hunter2" in path.read_bytes() or "hunter2" in str(path)] == []
+    found = read(tmp_path)
+    assert "hunter2" not in json.dumps(found)
+    (run,) = found["run"]
+    shown = "x-${oc.env:OTHER_PASSWORD}"
+    assert run["display_name"] == shown and run["tags"] == [shown]
+    assert run["config"]["update"]["dataset"] == {"path": shown, "paths": [shown], shown: "<redacted>"}
+    assert shown in merged(found["summary"])["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:pass@host/path?a=b@c", "https://<redacted>@c"),
+        ("https://user:pass@host/path", "https://<redacted>@host/path"),
+        ("s3://id:a/b@c@bucket/file", "s3://<redacted>@bucket/file"),
+        ("see https://name@host, http://host/@me", "see https://<redacted>@host, http://host/@me"),
+        ("http://host:80/path", "http://host:80/path"),
+        ("user:pass@host", "user:pass@host"),
+    ],
+)
+def test_the_user_of_a_url_is_redacted(url, shown):
+    assert redact({"urls": [url, {url: 1}]}) == {"urls": [shown, {shown: 1}]}
+
+
 def test_redact():
     config = {
         "API_Key": 1,
         "auth_token": ["x"],
         "db": [{"password": None, "user": "u"}],
         "secrets": {"a": 1},
+        "credentials": "x",
+        "Authorization": "x",
+        "passwd": "x",
+        "author": "x",
         "lr": 0.1,
     }
-    hidden = dict.fromkeys(("API_Key", "auth_token", "secrets"), "<redacted>")
+    hidden = dict.fromkeys(("API_Key", "auth_token", "secrets", "credentials", "Authorization", "passwd"), "<redacted>")
     assert redact(config) == {**config, **hidden}
     assert config["API_Key"] == 1
 
@@ -309,6 +352,31 @@ def test_under_lightning(tmp_path):
     assert [row["trainer/global_step"] for row in history] == [0, 1, 2, 3]
     assert merged(found["summary"])["val_auc"] == 0.5
     assert list((tmp_path / "checkpoints").iterdir()) and "artifact" not in found
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from recsys_collapse.logger import wandb as room
+config = SimpleNamespace(name="wandb", mode="offline", project="p", entity=None, tags=[])
+(mirror,) = room.make_loggers(config, run_dir=Path(sys.argv[1]), name="n", group="g", tags=[], resolved={})
+mirror.log_metrics({"loss": 1.0}, step=1)
+mirror.finish(0)
+"""
+
+
+@pytest.mark.parametrize("reports", [None, "true"])
+def test_offline_sends_nothing(attempts, tmp_path, reports):
+    """Nor does wandb, which would report on itself at the end of the process; unless one asks for it."""
+    own = {} if reports is None else {"WANDB_ERROR_REPORTING": reports}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), **own}
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ("socket.getaddrinfo" in attempts.read_text()) == (reports is not None)
+    if reports is not None:
+        attempts.write_text("")  # or this test fails
 
 
 # --- W&B fails

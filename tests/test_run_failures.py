@@ -12,7 +12,7 @@ import pytest
 
 from recsys_collapse.launch import job as job_module
 from recsys_collapse.launch.plan import make_plan
-from tests.cli import ROOT, SMALL, run, write_clicks
+from tests.cli import ROOT, SMALL, python_path, run, write_clicks
 
 
 def runs_in(folder: Path) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def test_interrupt_leaves_a_clean_state(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "recsys_collapse.run", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -122,7 +122,7 @@ def test_options_may_stand_behind_the_overrides(tmp_path: Path) -> None:
 def test_two_commands_at_once_train_a_run_once(tmp_path: Path) -> None:
     data = write_clicks(tmp_path / "clicks.csv")
     command = [sys.executable, "-m", "recsys_collapse.run", *data, *SMALL]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT)}
     pipes = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=240)[0] for process in both]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_collapse.runs.durable import write_json
+from recsys_collapse.runs.secrets import scrub
 
 COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 MAGIC = {".gz": b"\x1f\x8b", ".zst": rb".(\xb5/\xfd|\*M\x18)", ".zip": b"PK", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}
@@ -181,8 +182,9 @@ def content_hash(
 ) -> str:
     """SHA-256 (or `md5`) of a file's bytes in hex, remembered in this process as long as the file is not touched.
 
-    `memo` is a JSON file that remembers it across processes; whatever is wrong with it only costs time. `on_bytes` is
-    called with bytes done and in all after every block, not for what is remembered.
+    `memo` is a JSON file that remembers it across processes, unless the path has a secret of the environment; whatever
+    is wrong with it only costs time. `on_bytes` is called with bytes done and in all after every block, not for what is
+    remembered.
 
     Raises:
         ValueError: the file cannot be read, or changes meanwhile.
@@ -196,7 +198,7 @@ def content_hash(
         if started - touched[2] < TICK:
             return entry[4]
     _hashes[algorithm, key] = entry
-    if memo is not None and remembered.get(key) != entry:
+    if memo is not None and remembered.get(key) != entry and scrub(key) == key:
         kept = {name: old for name, old in _read_memo(memo).items() if os.path.exists(name)}  # noqa: PTH110 - never fails
         with suppress(OSError):
             write_json(memo, kept | {key: entry})

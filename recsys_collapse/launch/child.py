@@ -9,8 +9,9 @@ from threading import Thread
 
 from recsys_collapse.config import register
 from recsys_collapse.launch.frozen import load_job
-from recsys_collapse.launch.job import EXIT, run_job
+from recsys_collapse.launch.job import EXIT, FAILED, run_job
 from recsys_collapse.launch.signals import end_on_signals
+from recsys_collapse.runs.secrets import scrub
 
 
 def main() -> int:
@@ -20,8 +21,12 @@ def main() -> int:
     Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger().setLevel(logging.INFO)  # to the run's log.txt, where this process's output goes too
     register()
-    _, _, plan, name, *_ = sys.argv
-    job = load_job(Path(plan), name)
+    _, _, plan, name, *allow = sys.argv
+    try:
+        job = load_job(Path(plan), name, allow)
+    except (ValueError, OSError) as error:
+        print(scrub(f"{name}: cannot start: {error}"), flush=True)
+        return EXIT[FAILED]
     return EXIT[run_job(job)]
 
 

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from recsys_collapse.config import Config, config_dir, plain
 from recsys_collapse.launch.plan import Job, Plan
 from recsys_collapse.runs.durable import read_sealed, seal, sync, write_json, write_text
+from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, source_hash
+from recsys_collapse.trust import check_trusted, foreign
 
 SCHEMA = 1
 
@@ -38,7 +41,7 @@ class Frozen:
 def freeze(plan: Plan) -> Frozen:
     """Write the plan, and copy the code that would run it now."""
     folder = plan.folder
-    jobs = {job.name: {"run_id": job.run_id, "config": plain(job.config)} for job in plan.jobs}
+    jobs = {job.name: {"run_id": job.run_id, "config": scrub_tree(plain(job.config))} for job in plan.jobs}
     content = {"schema": SCHEMA, "sweep": plan.sweep, "code_version": code_version(), "jobs": jobs}
     sealed = seal(json.loads(json.dumps(content)))
     path = folder / f"plan-{sealed['checksum'][:8]}.json"
@@ -46,15 +49,15 @@ def freeze(plan: Plan) -> Frozen:
         write_json(path, sealed)
     own = sorted({target.partition(".")[0] for job in plan.jobs for target in targets(plain(job.config))})
     packages = [package for package in map(_own_code, own) if package is not None]
-    allow = {target for job in plan.jobs for target in targets(plain(job.config))}
+    allow = {name for job in plan.jobs for name in foreign(job.config)}
     return Frozen(path, _copy_code(folder, [PACKAGE, *packages]), tuple(sorted(allow | set(plan.config.allow))))
 
 
-def load_job(path: Path, name: str) -> Job:
+def load_job(path: Path, name: str, allow: Sequence[str]) -> Job:
     """A job of a frozen plan.
 
     Raises:
-        ValueError: the plan has no such job, or another format.
+        ValueError: the plan has no such job, another format, or names a class that is not in `allow`.
         DamagedError: it is not what was written.
         OSError: it cannot be read.
     """
@@ -62,6 +65,7 @@ def load_job(path: Path, name: str) -> Job:
     if content.get("schema") != SCHEMA or name not in content["jobs"]:
         raise ValueError(f"{path}: no job {name} in it, or not of schema {SCHEMA}: run the command again")
     found = content["jobs"][name]
+    check_trusted(found["config"], allow, str(path))
     config = OmegaConf.merge(OmegaConf.structured(Config), found["config"])
     assert isinstance(config, DictConfig)
     OmegaConf.resolve(config)

@@ -9,8 +9,10 @@ from recsys_collapse.launch.plan import Job
 from recsys_collapse.runs.durable import exclusive, quarantine, remove
 from recsys_collapse.runs.heartbeat import beating
 from recsys_collapse.runs.records import RESUMABLE, damage, kind_of, read_result, write_failure
+from recsys_collapse.runs.secrets import Scrubbing
 
 log = logging.getLogger(__name__)
+SCRUBBING = Scrubbing()
 FINISHED, FAILED, BUSY, DISK_FULL = "finished", "failed", "busy", "disk full"
 """How a job can end. Busy: another process works on it. Disk full: jobs after it would fail for the same reason."""
 EXIT = {FINISHED: 0, FAILED: 1, BUSY: 73, DISK_FULL: 75}
@@ -59,6 +61,8 @@ def logged_to(path: Path) -> Iterator[None]:
     handler = _Quiet(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
+    for every in logging.getLogger().handlers:  # a logger's own filter is not asked about records of others
+        every.addFilter(SCRUBBING)
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ def supervise(config: DictConfig) -> str:
     """In the plugin's worker: start one job and watch it; says how it ended."""
     told = config.supervised
     frozen = Frozen(Path(told.plan), Path(told.code), tuple(told.allow))
-    job = load_job(frozen.plan, told.job)
+    job = load_job(frozen.plan, told.job, frozen.allow)
     status = Status(1, 0, None)
     slots = make_slots(told.options, job.config.trainer.accelerator)[:1] if told.options.cores_per_job else [{}]
     launch_here([job], status, frozen, slots, told.options)

@@ -4,21 +4,33 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Thread
 from typing import Any, TypeVar
 
+from recsys_collapse.runs.secrets import HIDDEN, LOOKS_SECRET, scrub_tree
+
 T = TypeVar("T")
-SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
+USER_INFO = re.compile(r"(?<=://)([^\s/@]*:\S*|[^\s/]*)@")  # of a URL; a password may have any characters
 
 
 def redact(node: Any) -> Any:
-    """A copy of a config in which values under keys that look like secrets are `<redacted>`; None stays."""
-    if isinstance(node, Mapping):
-        hide = {key for key, value in node.items() if value is not None and SECRET.search(str(key))}
-        return {key: "<redacted>" if key in hide else redact(value) for key, value in node.items()}
-    return [redact(value) for value in node] if isinstance(node, (list, tuple)) else node
+    """A copy of a config for others to read, as dictionaries and lists.
+
+    Secrets of the environment are references, values under keys that look like secrets and the user of a URL are
+    `<redacted>`; None stays.
+    """
+    return _hide(scrub_tree(node))
+
+
+def _hide(node: Any) -> Any:
+    if isinstance(node, str):
+        return USER_INFO.sub(f"{HIDDEN}@", node)
+    if isinstance(node, dict):
+        hide = {key for key, value in node.items() if value is not None and LOOKS_SECRET.search(str(key))}
+        return {_hide(key): HIDDEN if key in hide else _hide(value) for key, value in node.items()}
+    return [_hide(value) for value in node] if isinstance(node, list) else node
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from recsys_collapse.config import MODES
 from recsys_collapse.logger import one_line, redact, within
+from recsys_collapse.runs.secrets import scrub, scrub_tree
 
 log = logging.getLogger(__name__)
 log_once = cache(log.info)
@@ -51,11 +52,12 @@ def make_loggers(
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return []  # one mirror per run, not per process
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or wandb reports on itself, also when it is offline
     mode, why = choose_mode(config.mode, os.environ, missing_credentials)
     if mode == "disabled":
         log_once(f"W&B: off, {why}")
         return []
-    options = {"project": config.project, "entity": config.entity, "name": name, "group": group, "tags": tags}
+    options = redact({"project": config.project, "entity": config.entity, "name": name, "group": group, "tags": tags})
     options |= {} if identifier is None else {"id": identifier, "resume": "allow"}  # a run that goes on is one run
     try:
         why = why or why_unreachable()
@@ -135,7 +137,13 @@ class WandbMirror(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars at `step`, the number of optimizer steps: the x-axis of the charts."""
         send = super().log_metrics
-        self._guard(lambda: send(metrics, step))
+        self._guard(lambda: send(scrub_tree(metrics), step))
+
+    def log_table(
+        self, key: str, columns: Any = None, data: Any = None, dataframe: Any = None, step: int | None = None
+    ) -> None:
+        """Log a table, without secrets of the environment in its rows."""
+        super().log_table(scrub(key), scrub_tree(columns), scrub_tree(data), dataframe, step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Add to the run's config, without secrets."""
@@ -145,7 +153,7 @@ class WandbMirror(WandbLogger):
     def log_summary(self, result: dict[str, Any]) -> None:
         """Put the numbers of `result.json` into the run's summary, without nulls; `parameters` stays nested."""
         numbers = {key: result[key] for key in SUMMARY if result.get(key) is not None}
-        self._guard(lambda: self.experiment.summary.update(numbers))
+        self._guard(lambda: self.experiment.summary.update(scrub_tree(numbers)))
 
     def finish(self, exit_code: int) -> None:
         """Close the run, so that the next one is not written into it; within FINISH_SECONDS. Again: does nothing."""
@@ -173,7 +181,8 @@ def _start(why_offline: str, options: dict[str, Any], config: dict[str, Any]) ->
     _settings()  # silently, before init does it aloud
     settings = wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, finish_timeout_raises=True)
     settings.init_timeout, settings.finish_timeout = 0.7 * INIT_SECONDS, 0.8 * FINISH_SECONDS
-    settings.x_disable_meta = redact(config) != config  # metadata have the command line, where a secret may stand
+    sent = [config, sys.argv]  # metadata have the command line, where a secret may stand
+    settings.x_disable_meta = redact(sent) != sent
     settings.reinit = "finish_previous"  # by default init returns a run that was left open and drops the new config
     options |= {"config": redact(config), "settings": settings}
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_collapse.runs.durable import DamagedError, read_sealed, remove, seal, write_json
+from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import code_version
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def damage(run_dir: Path, run_id: str | None = None) -> str | None:
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     """`result.json`, last of all, with a checksum: the run is finished."""
-    write_json(run_dir / "result.json", seal(result))
+    write_json(run_dir / "result.json", seal(scrub_tree(result)))
 
 
 def read_failure(run_dir: Path) -> dict[str, Any] | None:
@@ -143,6 +144,6 @@ def write_reason(run_dir: Path, kind: str, reason: str, **more: Any) -> None:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     try:
-        write_json(run_dir / "failure.json", failure)
+        write_json(run_dir / "failure.json", scrub_tree(failure))
     except OSError as error:
         log.error(f"{run_dir / 'failure.json'}: cannot be written ({error}); the run failed: {reason}")
