@@ -69,6 +69,8 @@ def run_plan(plan: Plan, missing: list[Job]) -> int:
         if job not in missing and (unmeasured := not_measured(job)):
             names = ", ".join(unmeasured)
             log.warning(f"{job.name}: not measured then: {names}; remove {job.run_dir} to run it again")
+    from recsys_collapse.runs import fields, figure, table  # noqa: F401 (now: later they may have been edited)
+
     status = Status(len(plan.jobs), len(plan.jobs) - len(missing), plan.folder / "status.json")
     if missing:
         start(plan, missing, status)
@@ -80,12 +82,13 @@ def start(plan: Plan, jobs: list[Job], status: Status) -> None:
     """The jobs, by the launcher of `launch=` or of `hydra/launcher=`."""
     from recsys_collapse.launch.frozen import freeze
 
-    options, frozen = plan.config.launch, freeze(plan)
+    options, alone = plan.config.launch, plan.config.launch.name == "in_process"
+    frozen = freeze(plan, code=not alone)
     if not plan.hydra.launcher._target_.endswith("BasicLauncher"):
         from recsys_collapse.launch import plugin
 
         plugin.launch(jobs, status, frozen, plan.hydra, plan.folder, options)
-    elif options.name == "in_process":
+    elif alone:
         in_process.launch(jobs, status)
     else:
         from recsys_collapse.launch import subprocess
@@ -165,6 +168,9 @@ def conclude(plan: Plan) -> int:
             print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
     write_json(folder / "runs.json", [job.name for job, _ in found])
+    versions = sorted({attempt["code_version"] for result in results for attempt in result["attempts"]})
+    if len(versions) > 1:
+        print(f"code     these runs were made by {len(versions)} versions: {', '.join(versions)}")
     failed = [job for job, result in found if result is None]
     for job in failed:
         failure = read_failure(job.run_dir)

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "head": set(),
     "seeding": set(),
     "score": set(),
-    "runs.durable": set(),
+    "runs.durable": {"runs.heartbeat"},
     "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},
     "module": {"model.backbone", "score", "seeding"},

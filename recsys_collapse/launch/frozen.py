@@ -38,8 +38,8 @@ class Frozen:
     """Prefixes of classes that the plan may name beside those of this package: from the command, not from the file."""
 
 
-def freeze(plan: Plan) -> Frozen:
-    """Write the plan, and copy the code that would run it now."""
+def freeze(plan: Plan, code: bool = True) -> Frozen:
+    """Write the plan and, for jobs in processes of their own, copy the code that would run it now."""
     folder = plan.folder
     jobs = {job.name: {"run_id": job.run_id, "config": scrub_tree(plain(job.config))} for job in plan.jobs}
     content = {"schema": SCHEMA, "sweep": plan.sweep, "code_version": code_version(), "jobs": jobs}
@@ -50,7 +50,8 @@ def freeze(plan: Plan) -> Frozen:
     own = sorted({target.partition(".")[0] for job in plan.jobs for target in targets(plain(job.config))})
     packages = [package for package in map(_own_code, own) if package is not None]
     allow = {name for job in plan.jobs for name in foreign(job.config)}
-    return Frozen(path, _copy_code(folder, [PACKAGE, *packages]), tuple(sorted(allow | set(plan.config.allow))))
+    copy = _copy_code(folder, [PACKAGE, *packages]) if code else PACKAGE.parent
+    return Frozen(path, copy, tuple(sorted(allow | set(plan.config.allow))))
 
 
 def load_job(path: Path, name: str, allow: Sequence[str]) -> Job:

@@ -32,6 +32,19 @@ def run_job(job: Job) -> str:
         return DISK_FULL if kind_of(error) == "disk_full" else FAILED
 
 
+def standing(job: Job) -> str | None:
+    """`FINISHED`, or `BUSY` if a process has the job now; None: it is to be run. For whoever starts processes."""
+    if read_result(job.run_dir, job.run_id):
+        return FINISHED
+    try:
+        with exclusive(job.run_dir / ".lock", f"runs {job.name}", enabled=job.config.file_locks, longest_wait=0.0):
+            return None
+    except TimeoutError:
+        return BUSY
+    except (ValueError, OSError):  # the job itself will say it
+        return None
+
+
 def _alone(job: Job) -> str:
     if read_result(job.run_dir, job.run_id):
         log.info(f"{job.name}: finished before, skipped")

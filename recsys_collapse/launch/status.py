@@ -1,7 +1,9 @@
 """How a sweep stands: jobs done, running, failed and left, and the time left; on the terminal and in `status.json`."""
 
+import json
 import logging
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +32,8 @@ class Status:
 
     def __init__(self, total: int, before: int, path: Path | None) -> None:
         self.total, self.done, self.path = total, before, path
-        self.running: dict[str, float] = {}
+        self.running: dict[str, tuple[float, Path]] = {}
+        """Since when, and where."""
         self.failed: dict[str, str] = {}
         self.seconds: list[float] = []
         """Of the jobs that finished here."""
@@ -40,13 +43,13 @@ class Status:
 
     def started(self, job: Job) -> None:
         """A job begins, or is tried again."""
-        self.running[job.name] = time.monotonic()
+        self.running[job.name] = (time.monotonic(), job.run_dir)
         self._most_at_once = max(self._most_at_once, len(self.running))
         self._write()
 
     def ended(self, job: Job, outcome: str, reason: str = "") -> None:
         """How a job ended; one line about the sweep."""
-        seconds = time.monotonic() - self.running.pop(job.name)
+        seconds = time.monotonic() - self.running.pop(job.name)[0]
         if outcome == BUSY:
             self._write()
             return
@@ -62,6 +65,13 @@ class Status:
         if self.total > 1:
             log.info(str(self))
 
+    def found(self, job: Job) -> None:
+        """A job was finished by another command meanwhile."""
+        self.done += 1
+        self._finished.add(job.name)
+        self._write()
+        log.info(f"{job.name}: finished by another command; {self}")
+
     @property
     def left(self) -> int:
         """Jobs that have not begun."""
@@ -73,13 +83,32 @@ class Status:
         if not self.seconds:
             return None
         each = statistics.fmean(self.seconds)
-        begun = sum(min(each, time.monotonic() - start) for start in self.running.values())
+        begun = sum(min(each, time.monotonic() - start) for start, _ in self.running.values())
         return max(0.0, (each * (self.left + len(self.running)) - begun) / self._most_at_once)
 
     def __str__(self) -> str:
         parts = f"{self.done} of {self.total} done, {len(self.running)} running, {len(self.failed)} failed, "
         parts += f"{self.left} left"
         return parts if self.seconds_left is None else f"{parts}, about {_span(self.seconds_left)}"
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Within it, the sweep and the running jobs stand at the end of the terminal, if there is one."""
+        if not sys.stdout.isatty() or self.path is None:
+            yield
+            return
+        from rich.live import Live
+
+        with Live(get_renderable=self._lines, refresh_per_second=1, transient=True):
+            yield
+
+    def _lines(self) -> Any:
+        from rich.text import Text
+
+        lines = [str(self)]
+        for name, (started, run_dir) in sorted(self.running.items()):
+            lines.append(f"  {name}  {_span(time.monotonic() - started)}  {last_epoch(run_dir)}")
+        return Text("\n".join(lines))
 
     @contextmanager
     def followed(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -105,14 +134,14 @@ class Status:
                 continue
             failure = job.run_dir / "failure.json"
             if (result := read_result(job.run_dir, job.run_id)) is not None:
-                self.running.setdefault(job.name, time.monotonic() - result["wall_seconds"])
+                self.running.setdefault(job.name, (time.monotonic() - result["wall_seconds"], job.run_dir))
                 self.ended(job, FINISHED)
             elif silence(job.run_dir) is not None:
                 self.failed.pop(job.name, None)  # it is tried again
                 if job.name not in self.running:
                     self.started(job)
             elif job.name not in self.failed and failure.is_file() and failure.stat().st_mtime >= began:
-                self.running.setdefault(job.name, time.monotonic())
+                self.running.setdefault(job.name, (time.monotonic(), job.run_dir))
                 self.ended(job, FAILED, (read_failure(job.run_dir) or {}).get("reason", "failed"))
 
     def _write(self) -> None:
@@ -131,6 +160,15 @@ class Status:
             write_json(self.path, content)
         except OSError as error:  # it is for looking at: what counts is in the runs
             log.warning(f"{self.path} is not written ({error})")
+
+
+def last_epoch(run_dir: Path) -> str:
+    """What a running job has reached: `epoch 7  val_auc 0.80123`; empty before its first epoch is finished."""
+    try:
+        record = json.loads((run_dir / "epochs.jsonl").read_text().splitlines()[-1])
+        return f"epoch {record['epoch']}  val_auc {record['val_auc']:.5f}" if record["epoch"] >= 0 else ""
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return ""
 
 
 def _span(seconds: float) -> str:

@@ -7,11 +7,11 @@ last checkpoint on; one that raised an error would raise it again and is not.
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from recsys_collapse.launch.frozen import Frozen
-from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED
+from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, standing
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.launch.status import Status
 from recsys_collapse.launch.watch import Child
@@ -23,39 +23,73 @@ PAUSE = 5.0  # seconds between tries of a job that another process has
 
 def launch(jobs: list[Job], status: Status, frozen: Frozen, slots: list[dict[str, str]], options: Any) -> None:
     """Run the jobs; `slots` are the environments of those that run at once, `options` is the node `launch`."""
-    left, free = deque((0.0, job) for job in jobs), deque(slots)
-    running: dict[str, tuple[Child, dict[str, str]]] = {}
-    tries: dict[str, int] = {}
-    hang = options.hang_minutes and 60 * options.hang_minutes
     log.info(f"{len(slots)} at once, each in a process of its own; their output is in log.txt of each run")
-    try:
-        while (left and not status.disk_full) or running:
-            while free and left and not status.disk_full and left[0][0] <= time.monotonic():
-                _, job = left.popleft()
-                running[job.name] = (Child(frozen, job, slot := free.popleft(), hang), slot)
-                status.started(job)
-            for name, (child, slot) in list(running.items()):
-                if (outcome := child.poll()) is None:
-                    continue
-                del running[name]
-                free.append(slot)
-                tries[name] = tries.get(name, 0) + 1
-                if outcome == FAILED and child.again and tries[name] <= options.retries:
-                    log.warning(f"{name}: {child.reason}; it is tried again")
-                    status.ended(child.job, BUSY)
-                    left.append((0.0, child.job))
-                    continue
-                status.ended(child.job, outcome, child.reason)
-                if outcome == BUSY:
-                    left.append((time.monotonic() + PAUSE, child.job))
-                elif outcome == DISK_FULL:
-                    log.error(f"{name}: {child.reason}: no further job is started")
-            time.sleep(LOOK)
-    finally:
-        for child, _ in running.values():  # interrupted: all at once, then wait for each
-            child.ask_to_stop()
-        for child, _ in running.values():
-            child.stop()
+    with status.shown():
+        _Pool(jobs, status, frozen, slots, options).run()
+
+
+class _Pool:
+    """The jobs that wait, each with the time before which it is not tried, and those that run in a slot."""
+
+    def __init__(
+        self, jobs: list[Job], status: Status, frozen: Frozen, slots: list[dict[str, str]], options: Any
+    ) -> None:
+        self.waiting, self.free = deque((0.0, job) for job in jobs), deque(slots)
+        self.running: dict[str, tuple[Child, dict[str, str]]] = {}
+        self.status, self.frozen, self.retries = status, frozen, options.retries
+        self.hang_seconds = options.hang_minutes and 60 * options.hang_minutes
+        self.retried: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Until nothing waits or runs; with a full disk, until nothing runs."""
+        try:
+            while self.running or (self.waiting and not self.status.disk_full):
+                self._start()
+                for name, (child, slot) in list(self.running.items()):
+                    if (outcome := child.poll()) is not None:
+                        del self.running[name]
+                        self.free.append(slot)
+                        self._ended(child, outcome)
+                time.sleep(LOOK)
+        finally:
+            for child, _ in self.running.values():  # interrupted: all at once, then wait for each
+                child.ask_to_stop()
+            for child, _ in self.running.values():
+                child.stop()
+
+    def _start(self) -> None:
+        """A job in every free slot; one that another command has, perhaps on another machine, is tried again later."""
+        for _ in range(len(self.waiting)):
+            if not self.free or self.status.disk_full:
+                return
+            not_before, job = self.waiting.popleft()
+            if not_before > time.monotonic():
+                self.waiting.append((not_before, job))
+            elif (outcome := standing(job)) is None:
+                slot = self.free.popleft()
+                self.running[job.name] = (Child(self.frozen, job, slot, self.hang_seconds), slot)
+                self.status.started(job)
+            elif outcome == BUSY:
+                self._later(job)
+            else:
+                self.status.found(job)
+
+    def _ended(self, child: Child, outcome: str) -> None:
+        job = child.job
+        if outcome == FAILED and child.again and self.retried[job.name] < self.retries:
+            self.retried[job.name] += 1
+            log.warning(f"{job.name}: {child.reason}; it is tried again")
+            self.status.ended(job, BUSY)
+            self.waiting.append((0.0, job))
+            return
+        self.status.ended(job, outcome, child.reason)
+        if outcome == BUSY:
+            self._later(job)
+        elif outcome == DISK_FULL:
+            log.error(f"{job.name}: {child.reason}: no further job is started")
+
+    def _later(self, job: Job) -> None:
+        self.waiting.append((time.monotonic() + PAUSE, job))
 
 
 def make_slots(options: Any, accelerator: str) -> list[dict[str, str]]:

@@ -33,8 +33,8 @@ class Child:
 
     def __init__(self, frozen: Frozen, job: Job, environment: Mapping[str, str], hang_seconds: float | None) -> None:
         self.job, self.hang_seconds = job, hang_seconds
-        self.started, self._told = time.monotonic(), 0.0
-        self._hung = False
+        self.started = time.monotonic()
+        self._hung, self._kill_at = False, float("inf")
         self.reason = ""
         """Why it did not finish."""
         self.again = False
@@ -55,10 +55,11 @@ class Child:
         """How it ended; None while it runs. Ends it when it hangs."""
         if self._process.poll() is None:
             if not self._hung and self.hang_seconds is not None and self._silence() > self.hang_seconds:
-                self._hung = True
-                self.stop()
-            if self._process.poll() is None:
-                return None
+                self._hung, self._kill_at = True, time.monotonic() + GRACE
+                self.ask_to_stop()
+            if time.monotonic() > self._kill_at:
+                self._signal(signal.SIGKILL)
+            return None
         self._signal(signal.SIGKILL)  # what it may have started
         return self._judge()
 

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, TextIO, cast
 
 import polars as pl
 
+from recsys_collapse.runs.heartbeat import beat
+
 log = logging.getLogger(__name__)
 PIECE = 1 << 22  # bytes written at once
 LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
@@ -212,6 +214,7 @@ def _acquire(lock: Path, doing: str, longest_wait: float) -> TextIO:
             if told == 0.0 or waited - told > 60:
                 log.info(f"{holder} {doing}: waiting for it")
                 told = max(waited, 1e-9)
+            beat()  # waiting is no hanging: whoever is waited for has to give signs of life
             time.sleep(min(0.05 + waited / 10, 1.0))
         except OSError as error:
             file.close()
