@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -11,6 +12,7 @@ from recsys_collapse.config import register
 from recsys_collapse.launch.frozen import load_job
 from recsys_collapse.launch.job import EXIT, FAILED, run_job
 from recsys_collapse.launch.signals import end_on_signals
+from recsys_collapse.launch.watch import GRACE
 from recsys_collapse.runs.secrets import scrub
 
 
@@ -35,3 +37,5 @@ def _end_with_parent() -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock would be held at this process's own end
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os.killpg(0, signal.SIGKILL)  # the job, or what it waits for, did not let itself be interrupted

@@ -1,5 +1,6 @@
 """Why a command line does not compose, in the words of the person who typed it."""
 
+import re
 from difflib import get_close_matches
 from itertools import product
 from typing import Any
@@ -12,9 +13,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+"""Launchers of Hydra's plugins, and what of this package installs them."""
+
 
 def explain(overrides: list[str], loader: Any, config_name: str, error: Exception) -> str:
     """What is wrong with the first override that cannot be applied, with the nearest valid choices."""
+    available = loader.get_group_options("hydra/launcher")
+    asked = re.search(rf"hydra/launcher[/=]({'|'.join(EXTRAS)})\b", f"{error} {' '.join(overrides)}")
+    if asked and asked[1] not in available:
+        return (
+            f"hydra/launcher={asked[1]}: its plugin is not installed: pip install 'recsys_collapse[{EXTRAS[asked[1]]}]'"
+        )
     try:
         return _first_wrong(overrides, loader, config_name) or str(error)
     except (

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recsys_collapse.launch.plan import Job
+from recsys_collapse.launch.signals import Interrupted
 from recsys_collapse.runs.durable import exclusive, quarantine, remove
 from recsys_collapse.runs.heartbeat import beating
 from recsys_collapse.runs.records import RESUMABLE, damage, kind_of, read_result, write_failure
@@ -59,7 +60,9 @@ def _alone(job: Job) -> str:
             from recsys_collapse.train import train  # torch and Lightning take seconds: only when something is trained
 
             result = train(job)
-        except Exception as error:  # any reason a job can fail for: the sweep's other jobs are none of its business
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a job fails for is none of the other jobs' business
             log.error(f"{job.name}: failed: {type(error).__name__}: {error}")
             write_failure(job.run_dir, error)
             return DISK_FULL if kind_of(error) == "disk_full" else FAILED

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
+from itertools import takewhile
 from typing import Any
 
 from recsys_collapse.launch.frozen import Frozen
@@ -116,7 +117,8 @@ def _slot(threads: int, **more: str) -> dict[str, str]:
 def visible_gpus() -> list[str]:
     """Names for CUDA_VISIBLE_DEVICES. CUDA itself is not started in this process."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [word for word in given.split(",") if word]
+        words = [word.strip() for word in given.split(",")]
+        return list(takewhile(lambda word: word not in ("", "-1"), words))  # CUDA sees none behind such a word either
     import torch  # counts by the driver's management library
 
     return [str(number) for number in range(torch.cuda.device_count())]
