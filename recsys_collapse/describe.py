@@ -12,6 +12,7 @@ from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.cost import cost
 from recsys_collapse.dataset.batches import Batches
 from recsys_collapse.dataset.store import Store
+from recsys_collapse.launch.frozen import own_code
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.module import CTRModule
 from recsys_collapse.protocol import differences
@@ -78,6 +79,7 @@ def describe(
         ),
         "samples_per_second": records.samples_per_second,
         "code_version": code_version(),
+        "own_code": own_code(config),
         "environment": environment(trainer.strategy.root_device),
     }
 
@@ -103,6 +105,6 @@ def _scores(scores: dict[str, Score]) -> dict[str, Any]:
 
 def about_attempts(attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """What to know of the processes that trained a run, of which all but the last were interrupted."""
-    versions = {str([one["code_version"], one["environment"]]) for one in attempts}
+    versions = {str([one["code_version"], one.get("own_code"), one["environment"]]) for one in attempts}
     seconds = sum(one["seconds"] for one in attempts)
     return {"attempts": attempts, "mixed_environment": len(versions) > 1, "wall_seconds": seconds}

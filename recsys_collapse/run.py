@@ -82,9 +82,10 @@ def start(plan: Plan, jobs: list[Job], status: Status) -> None:
     """The jobs, by the launcher of `launch=` or of `hydra/launcher=`."""
     from recsys_collapse.launch.frozen import freeze
 
-    options, alone = plan.config.launch, plan.config.launch.name == "in_process"
+    options, plugged = plan.config.launch, not plan.hydra.launcher._target_.endswith("BasicLauncher")
+    alone = options.name == "in_process" and not plugged
     frozen = freeze(plan, code=not alone)
-    if not plan.hydra.launcher._target_.endswith("BasicLauncher"):
+    if plugged:
         from recsys_collapse.launch import plugin
 
         plugin.launch(jobs, status, frozen, plan.hydra, plan.folder, options)
@@ -150,6 +151,15 @@ def check_targets(jobs: list[Job]) -> None:
             check(config.regularizer, "regularizer", "backbone")
 
 
+def made_by(results: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """The versions of this package, and of every package of the user's, that results came from."""
+    found: dict[str, set[str]] = {}
+    for attempt in [attempt for result in results for attempt in result.get("attempts", [result])]:
+        for name, version in {"recsys_collapse": attempt["code_version"], **attempt.get("own_code", {})}.items():
+            found.setdefault(name, set()).add(version)
+    return found
+
+
 def conclude(plan: Plan) -> int:
     """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
     from recsys_collapse.runs import fields, figure, table
@@ -168,9 +178,9 @@ def conclude(plan: Plan) -> int:
             print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
     write_json(folder / "runs.json", [job.name for job, _ in found])
-    versions = sorted({attempt["code_version"] for result in results for attempt in result["attempts"]})
-    if len(versions) > 1:
-        print(f"code     these runs were made by {len(versions)} versions: {', '.join(versions)}")
+    for name, versions in made_by(results).items():
+        if len(versions) > 1:
+            print(f"code     these runs were made by {len(versions)} versions of {name}: {', '.join(sorted(versions))}")
     failed = [job for job, result in found if result is None]
     for job in failed:
         failure = read_failure(job.run_dir)

@@ -27,6 +27,7 @@ from recsys_collapse.dataset.report import remarks
 from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.describe import about_attempts, describe
+from recsys_collapse.launch.frozen import own_code
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
 from recsys_collapse.model.backbone import Backbone
@@ -85,9 +86,10 @@ def train(job: Job) -> dict[str, Any]:
         )
         if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.precision=16-mixed: a CPU has bf16-mixed only; use that, or a GPU")
-        now = {"code_version": code_version(), "environment": environment(trainer.strategy.root_device)}
+        now = {"code_version": code_version(), "own_code": own_code(config)}
+        now["environment"] = environment(trainer.strategy.root_device)
         checkpoints.attempts[-1] |= {"mirror": mirror, **now}
-        if any({key: attempt[key] for key in now} != now for attempt in before):
+        if any({key: attempt.get(key) for key in now} != now for attempt in before):
             log.warning(f"{job.name}: began with other code or on another machine; its result says mixed_environment")
         store = resident(store, trainer.strategy.root_device, source.device_resident)
         fit(trainer, module, store, config, found and found[0])

@@ -18,7 +18,7 @@ from recsys_collapse.head import MLPHead
 from recsys_collapse.layers import Projection
 from recsys_collapse.model.backbone import Backbone
 
-VERSION = "one"
+VERSION = 1
 
 class Trap(nn.Module):
     """Lets everything pass, and misbehaves in this process's training step number `after`."""
@@ -82,7 +82,8 @@ class Trap(nn.Module):
 
     def edit(self, h):
         for path in [*Path("their_pkg").glob("*.py"), *Path("their_conf/model").glob("*.yaml")]:
-            path.write_text(path.read_text().replace('VERSION = "one"', 'VERSION = "two"').replace("width: 4", "width: 6"))
+            text = path.read_text().replace("VERSION = 1", "VERSION = 2")
+            path.write_text(text.replace("width: 4", "width: 6"))
         self.misbehave = "none"
         return h
 

@@ -1,6 +1,7 @@
 """Sweeps whose jobs fail in every way: the others finish, what failed is listed, the same command does the rest."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from recsys_collapse import run as run_module
 from recsys_collapse.runs import figure
+from recsys_collapse.runs.version import own_package
 from tests.cli import ROOT, python_path, run
 from tests.sweeping import (
     STEPS,
@@ -41,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     def main(*arguments: str) -> int:
         for name in [name for name in sys.modules if name.partition(".")[0] == "their_pkg"]:
             monkeypatch.delitem(sys.modules, name)
+        own_package.cache_clear()
         monkeypatch.setattr(sys, "argv", ["run", *arguments])
         return run_module.main()
 
@@ -207,3 +210,153 @@ def test_the_sweep_is_killed(tmp_path: Path, misbehave: str) -> None:
         assert result["num_epochs"] == 2
         first = [attempt["first_epoch"] for attempt in result["attempts"]]
         assert len(first) <= 2 and first[-1] >= recorded[name] - 1, (name, first)
+
+
+# Editing code and configs
+
+
+@pytest.mark.slow
+def test_edits_during_a_sweep_change_no_queued_job(tmp_path: Path) -> None:
+    """The first job rewrites the user's module and configs: the second has them as they were, a new command sees it."""
+    write_theirs(tmp_path, edit={"misbehave": "edit"}, fine={"width": 4})
+    command = [*words("edit", "fine"), "launch=subprocess"]  # one after the other
+    done = run(*command, "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = runs(tmp_path)
+    assert "VERSION = 2" in (tmp_path / "their_pkg" / "tiny.py").read_text()
+    assert "width: 6" in (tmp_path / "their_conf" / "model" / "fine.yaml").read_text()
+    for path in first.values():
+        assert "made by 1\n" in (path / "log.txt").read_text()
+        assert "width: 4" in (path / "config.yaml").read_text()
+    (plan,) = tmp_path.glob("outputs/sweeps/*/plan-*.json")
+    results = [read(path / "result.json") for path in first.values()]
+    assert {result["code_version"] for result in results} == {read(plan)["code_version"]}
+    own = [result["own_code"]["their_pkg"] for result in results]
+    assert own[0] == own[1]
+
+    again = run(*words("fine"), "launch=subprocess", "trainer.max_epochs=1", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (new,) = set((tmp_path / "outputs" / "runs").iterdir()) - {*first.values()}
+    assert "made by 2\n" in (new / "log.txt").read_text() and "width: 6" in (new / "config.yaml").read_text()
+    assert read(new / "result.json")["own_code"]["their_pkg"] != own[0]
+
+
+def test_a_run_that_other_code_goes_on_with_says_so(
+    tmp_path: Path, here: Callable[..., int], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """The disk is full in its second epoch; then there is room again, and other code."""
+    write_theirs(tmp_path, full={"misbehave": "full", "after": STEPS + 2})
+    command = words("full")
+    assert here(*command) == 75
+    path = runs(tmp_path)["full"]
+    code = tmp_path / "their_pkg" / "tiny.py"
+    code.write_text(
+        code.read_text()
+        .replace("raise OSError(28", "print(OSError(28")
+        .replace('"their.file")', '"x"))\n        return h')
+    )
+    assert here(*command) == 0
+    result = read(path / "result.json")
+    first, second = (attempt["own_code"]["their_pkg"] for attempt in result["attempts"])
+    assert first != second == result["own_code"]["their_pkg"]
+    assert result["mixed_environment"] is True
+    assert "began with other code or on another machine; its result says mixed_environment" in caplog.text
+    assert [attempt["first_epoch"] for attempt in result["attempts"]] == [0, 1]
+
+
+# Nothing starts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("model=fine,gone", "model=gone: no such option"),
+        ("trainer.batch_size=32,1", "trainer.batch_size=1: expected an integer of 2 or more"),
+        ("model.backbone.after=0,many", "after"),
+        ("+model.backbone.widht=3,4", "did you mean model.backbone.width"),
+        ("launch=subprocess,in_process", "a sweep has one launch"),
+        ("launch.hang_minutes=0", "launch.hang_minutes=0.0: expected a number above 0, or null"),
+        ("launch.retries=-1", "launch.retries=-1: expected 0 or more"),
+        ("output_dir=file", "output_dir=file"),
+        ("output_dir=file/below", "output_dir=file/below"),
+        ("output_dir=/proc/nothing", "output_dir=/proc/nothing"),
+        ("store_dir=/proc/nothing", "store_dir=/proc/nothing"),
+    ],
+)
+def test_one_wrong_cell_starts_nothing(
+    tmp_path: Path, here: Callable[..., int], capsys: Any, wrong: str, said: str
+) -> None:
+    write_theirs(tmp_path, fine={})
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    command = [word for word in words("fine") if word.partition("=")[0] != wrong.partition("=")[0]]
+    assert here(*command, wrong, "seed=0,1") == 2
+    assert said in capsys.readouterr().err
+    assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_is_read_only_starts_nothing(tmp_path: Path, here: Callable[..., int], capsys: Any) -> None:
+    write_theirs(tmp_path, fine={})
+    (tmp_path / "outputs").mkdir(mode=0o555)
+    assert here(*words("fine")) == 2
+    assert "not a folder one can write to" in capsys.readouterr().err
+
+
+# In this process
+
+
+def test_jobs_in_one_process_take_no_other_with_them(tmp_path: Path, here: Callable[..., int], capsys: Any) -> None:
+    """Whatever they raise, and also if they leave: the exit code is not theirs."""
+    traps = {name: {"misbehave": name} for name in ("mistake", "memory", "exit_sys")}
+    write_theirs(tmp_path, diverges={"lr": 1e30}, fine={}, **traps)
+    assert here(*words("diverges", *traps, "fine")) == 1
+    assert finished(tmp_path) == {"fine"}
+    kinds = {name: read(path / "failure.json")["kind"] for name, path in runs(tmp_path).items() if name != "fine"}
+    assert kinds == {"diverges": "diverged", "mistake": "raised", "memory": "oom", "exit_sys": "raised"}
+    said = capsys.readouterr().err
+    for name, reason in {
+        "diverges": "learning rate 1e+30",
+        "mistake": "their own",
+        "exit_sys": "SystemExit: 0",
+    }.items():
+        assert reason in read(runs(tmp_path)[name] / "failure.json")["traceback"]
+        assert reason in next(line for line in said.splitlines() if line.startswith(f"failed   {name}-"))
+        assert reason in next(why for run_, why in status(tmp_path)["failed"].items() if run_.startswith(name))
+    assert "4 of 5 runs failed" in said and status(tmp_path)["left"] == 0
+
+
+def test_a_full_disk_stops_the_sweep(tmp_path: Path, here: Callable[..., int], monkeypatch: Any, capsys: Any) -> None:
+    """What was finished is kept, no further job starts, and with room again the same command does the rest."""
+    write_theirs(tmp_path, fine={}, well={"lr": 0.02}, good={"lr": 0.03})
+    command, room = words("fine", "well", "good"), shutil.disk_usage
+    used = room(tmp_path)
+
+    def full_for_the_second(path: Any) -> Any:
+        return used._replace(free=0 if "/well-" in str(path) else used.free)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_for_the_second)
+    assert here(*command) == 75
+    said = capsys.readouterr()
+    assert finished(tmp_path) == {"fine"} and set(runs(tmp_path)) == {"fine", "well"}
+    assert "for its checkpoints, 0.00 GB are free: make room, or choose another output_dir" in said.err
+    failure = read(runs(tmp_path)["well"] / "failure.json")
+    assert failure["kind"] == "disk_full"
+    assert list(status(tmp_path)["failed"].values()) == [failure["reason"]] and status(tmp_path)["left"] == 1
+    assert "good-" in said.err and "not started" in said.err
+
+    monkeypatch.setattr(shutil, "disk_usage", room)
+    assert here(*command) == 0
+    assert finished(tmp_path) == {"fine", "well", "good"}
+    assert {name: starts(path) for name, path in runs(tmp_path).items()} == {"fine": 1, "well": 2, "good": 1}
+
+
+def test_a_job_has_the_threads_and_the_gpu_of_its_slot(
+    tmp_path: Path, here: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    write_theirs(tmp_path, tell={"misbehave": "tell"})
+    options = ["launch=subprocess", "launch.cores_per_job=2", "trainer.max_epochs=1"]
+    assert here(*words("tell"), *options) == 0
+    told = (runs(tmp_path)["tell"] / "log.txt").read_text()
+    assert "slot {'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '7'} threads 2\n" in told

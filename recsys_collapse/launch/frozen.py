@@ -9,10 +9,8 @@ import json
 import secrets
 import shutil
 import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from recsys_collapse.config import Config, config_dir, plain
 from recsys_collapse.launch.plan import Job, Plan
 from recsys_collapse.runs.durable import read_sealed, seal, sync, write_json, write_text
 from recsys_collapse.runs.secrets import scrub_tree
-from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, source_hash
+from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, own_package, source_hash
 from recsys_collapse.trust import check_trusted, foreign
 
 SCHEMA = 1
@@ -47,8 +45,8 @@ def freeze(plan: Plan, code: bool = True) -> Frozen:
     path = folder / f"plan-{sealed['checksum'][:8]}.json"
     if not path.exists():
         write_json(path, sealed)
-    own = sorted({target.partition(".")[0] for job in plan.jobs for target in targets(plain(job.config))})
-    packages = [package for package in map(_own_code, own) if package is not None]
+    own = sorted({name for job in plan.jobs for name in own_code(job.config)})
+    packages = [package[0] for package in map(own_package, own) if package is not None]
     allow = {name for job in plan.jobs for name in foreign(job.config)}
     copy = _copy_code(folder, [PACKAGE, *packages]) if code else PACKAGE.parent
     return Frozen(path, copy, tuple(sorted(allow | set(plan.config.allow))))
@@ -81,22 +79,19 @@ def targets(node: Any) -> list[str]:
     return [target for value in node for target in targets(value)] if isinstance(node, list) else []
 
 
-def _own_code(top_level: str) -> Path | None:
-    """The user's own package or module of this name, which may be edited; None for what is installed."""
-    spec = find_spec(top_level)
-    if spec is None or top_level == PACKAGE.name:
-        return None
-    found = Path(spec.submodule_search_locations[0]) if spec.submodule_search_locations else Path(spec.origin or "")
-    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
-    inside = any(folder in found.resolve().parents for folder in installed)
-    return None if inside or not found.exists() else found
+def own_code(config: Any) -> dict[str, str]:
+    """The user's own packages that classes of a config come from, each with a hash of its sources."""
+    found = {
+        name: own_package(name) for name in sorted({target.partition(".")[0] for target in targets(plain(config))})
+    }
+    return {name: package[1] for name, package in found.items() if package is not None}
 
 
 def _copy_code(folder: Path, packages: list[Path]) -> Path:
     """A copy of Python packages (folders) and modules (files), as they are now."""
     digest = hashlib.sha256(code_version().encode())
     for package in packages:
-        digest.update(source_hash(package).encode())
+        digest.update(source_hash(package, "*").encode())
     digest.update(source_hash(config_dir(), "*.yaml").encode())
     code = folder / f"code-{digest.hexdigest()[:8]}"
     if code.exists():
@@ -105,7 +100,8 @@ def _copy_code(folder: Path, packages: list[Path]) -> Path:
     shutil.copytree(config_dir(), unfinished / "conf")  # runs say what differs from it
     for package in packages:
         if package.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", ".*", "conf")
+            also = ["conf"] if package == PACKAGE else []  # which is there already
+            ignored = shutil.ignore_patterns("__pycache__", ".*", *also)
             shutil.copytree(package, unfinished / package.name, ignore=ignored)
         else:
             shutil.copy2(package, unfinished)

@@ -7,9 +7,10 @@ A job that raises, diverges or runs out of memory takes no other with it; one th
 import time
 from collections import deque
 
-from recsys_collapse.launch.job import BUSY, DISK_FULL, run_job
+from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, run_job
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.launch.status import Status
+from recsys_collapse.runs.records import read_failure
 
 LONGEST_PAUSE = 5.0  # seconds, between looks at a job that another process has
 
@@ -21,7 +22,8 @@ def launch(jobs: list[Job], status: Status) -> None:
         job = left.popleft()
         status.started(job)
         outcome = run_job(job)
-        status.ended(job, outcome)
+        failure = read_failure(job.run_dir) if outcome in (FAILED, DISK_FULL) else None
+        status.ended(job, outcome, failure["reason"] if failure else "")
         if outcome == BUSY:
             left.append(job)
             busy_in_a_row += 1

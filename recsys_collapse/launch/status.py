@@ -14,7 +14,7 @@ from typing import Any
 from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, FINISHED
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.runs.durable import write_json
-from recsys_collapse.runs.heartbeat import silence
+from recsys_collapse.runs.heartbeat import NAME
 from recsys_collapse.runs.records import read_failure, read_result
 
 log = logging.getLogger(__name__)
@@ -132,17 +132,17 @@ class Status:
         for job in jobs:
             if job.name in self._finished:
                 continue
-            failure = job.run_dir / "failure.json"
+            beat, failed = written(job.run_dir / NAME), written(job.run_dir / "failure.json")
             if (result := read_result(job.run_dir, job.run_id)) is not None:
                 self.running.setdefault(job.name, (time.monotonic() - result["wall_seconds"], job.run_dir))
                 self.ended(job, FINISHED)
-            elif silence(job.run_dir) is not None:
+            elif failed >= max(began, beat):  # a job that is killed leaves its sign of life
+                if job.name not in self.failed:
+                    self.running.setdefault(job.name, (time.monotonic(), job.run_dir))
+                    self.ended(job, FAILED, (read_failure(job.run_dir) or {}).get("reason", "failed"))
+            elif beat >= began and job.name not in self.running:
                 self.failed.pop(job.name, None)  # it is tried again
-                if job.name not in self.running:
-                    self.started(job)
-            elif job.name not in self.failed and failure.is_file() and failure.stat().st_mtime >= began:
-                self.running.setdefault(job.name, (time.monotonic(), job.run_dir))
-                self.ended(job, FAILED, (read_failure(job.run_dir) or {}).get("reason", "failed"))
+                self.started(job)
 
     def _write(self) -> None:
         if self.path is None:
@@ -160,6 +160,14 @@ class Status:
             write_json(self.path, content)
         except OSError as error:  # it is for looking at: what counts is in the runs
             log.warning(f"{self.path} is not written ({error})")
+
+
+def written(path: Path) -> float:
+    """When a file was last written; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def last_epoch(run_dir: Path) -> str:

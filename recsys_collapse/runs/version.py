@@ -2,7 +2,9 @@
 
 import hashlib
 import subprocess
+import sysconfig
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from recsys_collapse import __version__
@@ -35,5 +37,19 @@ def source_hash(folder: Path, pattern: str = "*.py") -> str:
     """8 hex digits of the files below a folder, or of a single one: their names and content."""
     digest = hashlib.sha256()
     for path in [folder] if folder.is_file() else sorted(folder.rglob(pattern)):
-        digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in name.parts):
+            digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+@cache  # as it is when a command begins
+def own_package(name: str) -> tuple[Path, str] | None:
+    """The user's own package or module, which may be edited, and a hash of its sources; None for what is installed."""
+    spec = find_spec(name)
+    if spec is None or name == PACKAGE.name:
+        return None
+    found = Path(spec.submodule_search_locations[0]) if spec.submodule_search_locations else Path(spec.origin or "")
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    inside = any(folder in found.resolve().parents for folder in installed)
+    return None if inside or not found.exists() else (found, source_hash(found))

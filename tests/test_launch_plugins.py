@@ -1,0 +1,98 @@
+"""Every launcher of conf/launch: that it composes, what it says when its plugin is missing, and a sweep through it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+from recsys_collapse.config import config_dir
+from recsys_collapse.launch.plan import make_plan
+from tests.cli import run
+from tests.sweeping import finished, processes, read, runs, starts, status, words, write_theirs
+
+LAUNCHERS = {
+    "in_process": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "subprocess": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "joblib": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "submitit_local": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+}
+PLUGIN = {"joblib": "joblib", "submitit_local": "submitit", "slurm": "submitit"}
+
+
+def test_every_launcher_is_known_here() -> None:
+    assert set(LAUNCHERS) == {path.stem for path in (config_dir() / "launch").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name in PLUGIN:
+        pytest.importorskip(f"hydra_plugins.hydra_{PLUGIN[name]}_launcher")
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["-m", f"launch={name}", "scale=1,2", "launch.retries=3"])
+    assert plan is not None and len(plan.jobs) == 2
+    assert plan.hydra.launcher._target_ == LAUNCHERS[name]
+    assert (plan.config.launch.name, plan.config.launch.retries) == (name, 3)
+    plain = make_plan(["-m", "scale=1,2"])
+    assert plain is not None and [job.run_id for job in plan.jobs] == [job.run_id for job in plain.jobs]
+
+
+def test_slurm_jobs_ask_for_a_gpu_and_may_be_preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["-m", "launch=slurm", "hydra.launcher.partition=gpu", "scale=1,2"])
+    assert plan is not None
+    launcher = plan.hydra.launcher
+    assert (launcher.partition, launcher.gpus_per_node, launcher.max_num_timeout) == ("gpu", 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "extra"),
+    [
+        ("launch=joblib", "joblib"),
+        ("launch=submitit_local", "slurm"),
+        ("launch=slurm", "slurm"),
+        ("hydra/launcher=joblib", "joblib"),
+    ],
+)
+def test_a_missing_plugin_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, extra: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Plugins.instance()  # they register themselves once
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for name in ("joblib.yaml", "submitit_local.yaml", "submitit_slurm.yaml"):
+        monkeypatch.delitem(launchers, name, raising=False)
+    with pytest.raises(ValueError) as error:
+        make_plan(["-m", asked, "scale=1,2"])
+    assert f"plugin is not installed: pip install 'recsys_collapse[{extra}]'" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="launch=joblob: no such option; did you mean launch=joblib"):
+        make_plan(["launch=joblob"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{PLUGIN[name]}_launcher")
+    write_theirs(tmp_path, kill={"misbehave": "kill"}, fine={})
+    done = run(*words("kill", "fine"), f"launch={name}", cwd=tmp_path, timeout=400)
+    assert done.returncode == 1, done.stderr
+    assert finished(tmp_path) == {"fine"} and "│ fine " in done.stdout
+    killed = runs(tmp_path)["kill"]
+    assert (read(killed / "failure.json")["kind"], starts(killed)) == ("crashed", 2)
+    assert f"failed   {killed.name}: crashed" in done.stderr and f"{killed}/log.txt".endswith(
+        next(line.strip() for line in done.stderr.splitlines() if line.endswith("log.txt"))
+    )
+    stands = status(tmp_path)
+    assert (stands["total"], stands["done"], stands["running"], stands["left"]) == (2, 1, [], 0)
+    assert list(stands["failed"]) == [killed.name] and "SIGKILL" in stands["failed"][killed.name]
+    assert processes(tmp_path) == []
+    mended: Any = tmp_path / "their_pkg" / "tiny.py"
+    mended.write_text(mended.read_text().replace("os.kill(os.getpid(), signal.SIGKILL)", "return h"))
+    again = run(*words("kill", "fine"), f"launch={name}", cwd=tmp_path, timeout=400)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs, 1 finished before" in again.stdout and finished(tmp_path) == {"fine", "kill"}
+    assert starts(runs(tmp_path)["fine"]) == 1
