@@ -19,6 +19,7 @@ from recsys_collapse.runs.records import read_failure, read_result
 
 log = logging.getLogger(__name__)
 FOLLOW = 2.0  # seconds between looks at jobs that somebody else starts
+ALIVE = 60.0  # seconds of silence of such a job; one that was killed leaves its last sign
 
 
 class Status:
@@ -136,7 +137,7 @@ class Status:
             if (result := read_result(job.run_dir, job.run_id)) is not None:
                 self.running.setdefault(job.name, (time.monotonic() - result["wall_seconds"], job.run_dir))
                 self.ended(job, FINISHED)
-            elif silence(job.run_dir) is not None:
+            elif (silent := silence(job.run_dir)) is not None and silent < ALIVE:
                 self.failed.pop(job.name, None)  # it is tried again
                 if job.name not in self.running:
                     self.started(job)
