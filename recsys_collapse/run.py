@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch import in_process
 from recsys_collapse.launch.job import DISK_FULL, EXIT
-from recsys_collapse.launch.plan import Job, Plan, make_plan
+from recsys_collapse.launch.plan import Job, Plan, differences_of, make_plan
 from recsys_collapse.launch.signals import Interrupted, end_on_signals
 from recsys_collapse.launch.status import Status
 from recsys_collapse.runs.records import kind_of, read_failure, read_result
@@ -182,10 +182,11 @@ def conclude(plan: Plan) -> int:
         if len(versions) > 1:
             print(f"code     these runs were made by {len(versions)} versions of {name}: {', '.join(sorted(versions))}")
     failed = [job for job, result in found if result is None]
+    which = differences_of(plan.jobs)
     for job in failed:
         failure = read_failure(job.run_dir)
         reason = failure["reason"] if failure else "not finished"
-        print(f"failed   {job.name}: {reason}\n         {job.run_dir / 'log.txt'}", file=sys.stderr)
+        print(f"failed   {job.name}{which[job.name]}: {reason}\n         {job.run_dir / 'log.txt'}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0

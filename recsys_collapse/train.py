@@ -58,32 +58,21 @@ def train(job: Job) -> dict[str, Any]:
     """
     started, config = time.perf_counter(), job.config
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
-    found = find(job.run_dir, job.run_id, best_so_far)
-    if found is not None:
-        log.info(f"{job.name}: goes on after epoch {found[1]['epoch']} ({found[0]})")
-    clear(job.run_dir, keep_checkpoints=found is not None)
+    checkpoint, content = find(job.run_dir, job.run_id, best_so_far) or (None, None)
+    before, files = attempts_before(content), DurableIO(content)
+    if content is not None:
+        log.info(f"{job.name}: goes on after epoch {content['epoch']} ({checkpoint})")
+    clear(job.run_dir, keep_checkpoints=content is not None)
+    del content  # as large as the model; `files` forgets it too once it is used
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(scrub_tree(plain(config)))))
-    source, store = load_data(config)
-    if run_id(config, store.fingerprint) != job.run_id:
-        raise ValueError(
-            f"dataset ({source.name}): its files changed since the sweep was planned: run the command again"
-        )
-    say_once(source, store)
-    log.info(f"differs from the paper: {', '.join(differences(config)) or 'nothing'}")
-    outlined = outline(config, store.cardinalities)
-    check_memory(outlined, store.fields, config.optimizer, free_memory(config.trainer.accelerator))
-    check_disk(outlined, config.optimizer, job.run_dir)
-    module = build_module(config, store)
-    records = EpochRecords(len(store.splits["train"]))
+    source, store = load_checked(job)
+    module, records = build_module(config, store), EpochRecords(len(store.splits["train"]))
     checkpoints = Checkpoints(job.run_id, records, config.trainer.patience, started)
-    before = attempts_before(found)
     mirror = before[0]["mirror"] if before else uuid4().hex[:8]
     loggers = start_loggers(job, f"{job.run_id}-{mirror}")
     exit_code = 1
     try:
-        trainer = make_trainer(
-            config, job.run_dir, [Heartbeat(), records, checkpoints], loggers, DurableIO(found and found[1])
-        )
+        trainer = make_trainer(config, job.run_dir, [Heartbeat(), records, checkpoints], loggers, files)
         if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.precision=16-mixed: a CPU has bf16-mixed only; use that, or a GPU")
         now = {"code_version": code_version(), "own_code": own_code(config)}
@@ -92,16 +81,10 @@ def train(job: Job) -> dict[str, Any]:
         if any({key: attempt.get(key) for key in now} != now for attempt in before):
             log.warning(f"{job.name}: began with other code or on another machine; its result says mixed_environment")
         store = resident(store, trainer.strategy.root_device, source.device_resident)
-        fit(trainer, module, store, config, found and found[0])
+        fit(trainer, module, store, config, checkpoint)
         result = describe(job, trainer, module, store, records)
         result |= about_attempts(checkpoints.state_dict()["attempts"])
-        for logger in loggers:
-            logger.log_summary(result)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Measuring):
-                callback.write(trainer)  # what a full disk kept from being written after an epoch is an error now
-        write_result(job.run_dir, result)
-        remove_resumable(job.run_dir)
+        finish(job, trainer, result)
         exit_code = 0
     finally:
         for logger in loggers:  # before the next run begins, or it would be written into this one
@@ -109,9 +92,42 @@ def train(job: Job) -> dict[str, Any]:
     return result
 
 
-def attempts_before(found: tuple[Path, dict[str, Any]] | None) -> list[dict[str, Any]]:
+def load_checked(job: Job) -> tuple[Source, Store]:
+    """The data, as it was when the job was planned, and room for the model.
+
+    Raises:
+        ValueError: the data cannot be used or has changed, or the model does not fit into memory.
+        OSError: its checkpoints do not fit on the disk.
+    """
+    source, store = load_data(job.config)
+    if run_id(job.config, store.fingerprint) != job.run_id:
+        raise ValueError(f"dataset ({source.name}): its files changed after this was planned: run the command again")
+    say_once(source, store)
+    log.info(f"differs from the paper: {', '.join(differences(job.config)) or 'nothing'}")
+    outlined = outline(job.config, store.cardinalities)
+    check_memory(outlined, store.fields, job.config.optimizer, free_memory(job.config.trainer.accelerator))
+    check_disk(outlined, job.config.optimizer, job.run_dir)
+    return source, store
+
+
+def finish(job: Job, trainer: lightning.Trainer, result: dict[str, Any]) -> None:
+    """Write what is not yet written, the result last; then only what a finished run keeps is left.
+
+    Raises:
+        OSError: the disk is full, for example; what a callback could not write after an epoch is an error now.
+    """
+    for logger in trainer.loggers:
+        logger.log_summary(result)  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Measuring):
+            callback.write(trainer)
+    write_result(job.run_dir, result)
+    remove_resumable(job.run_dir)
+
+
+def attempts_before(content: dict[str, Any] | None) -> list[dict[str, Any]]:
     """What a checkpoint knows of the processes that trained the run until then."""
-    return [] if found is None else found[1]["callbacks"][Checkpoints.__qualname__]["attempts"]
+    return [] if content is None else content["callbacks"][Checkpoints.__qualname__]["attempts"]
 
 
 def start_loggers(job: Job, identifier: str) -> list[Any]:

@@ -20,6 +20,7 @@ from recsys_collapse.runs.records import (
     REQUIRED,
     SCHEMA,
     clear,
+    damage,
     read_failure,
     read_result,
     write_failure,
@@ -314,3 +315,15 @@ def test_the_figure_shows_every_model(tmp_path: Path) -> None:
     _, again = figure.draw(runs, tmp_path, tmp_path / "again")
     _, shifted = figure.draw([run | {"test_auc": run["scale"] / 10} for run in runs], tmp_path, tmp_path / "shifted")
     assert again.read_bytes() == png.read_bytes() != shifted.read_bytes()
+
+
+def test_a_hostile_result_is_no_formula_and_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(optimizer="=cmd('x')", regularizer="@SUM(A1)", protocol="[red]x[/red]")
+    save(tmp_path, found)
+    table.rebuild(tmp_path)
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert (row["optimizer"], row["regularizer"]) == ("'=cmd('x')", "'@SUM(A1)")
+    assert float(row["val_auc"]) == 0.75 and row["protocol"] == "[red]x[/red]"
+    moved = tmp_path / "runs" / "elsewhere"
+    (tmp_path / "runs" / found["run_name"]).rename(moved)
+    assert read_result(moved) is None and "is of run dnn-se-1-0" in str(damage(moved))

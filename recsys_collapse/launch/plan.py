@@ -7,6 +7,7 @@ is skipped in the same breath, and the table at the end knows which runs belong 
 import argparse
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys_collapse.build import build
-from recsys_collapse.config import config_dir, register, validate
+from recsys_collapse.config import config_dir, plain, register, validate
 from recsys_collapse.dataset.source import MEMO
 from recsys_collapse.launch.explain import explain
-from recsys_collapse.runs.identity import run_id, run_name
+from recsys_collapse.runs.identity import flatten, run_id, run_name
 
 LARGE = 2_000_000_000  # bytes of a file that takes seconds to hash
 
@@ -64,6 +65,22 @@ class Plan:
     def folder(self) -> Path:
         """Where the sweep's own files lie."""
         return self.output_dir / "sweeps" / self.sweep
+
+
+def differences_of(jobs: Sequence[Job]) -> dict[str, str]:
+    """What tells jobs apart whose names differ in their hash only: ` optimizer.lr=0.01`, by name; empty for others."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(job.name.rpartition("-")[0], []).append(job)
+    found: dict[str, str] = {}
+    for group in alike.values():
+        flat = [flatten(plain(job.config)) for job in group]
+        keys = sorted({key for values in flat for key in values if len({str(other.get(key)) for other in flat}) > 1})
+        found |= {
+            job.name: "".join(f" {key}={values.get(key)}" for key in keys)
+            for job, values in zip(group, flat, strict=True)
+        }
+    return found
 
 
 def plan_job(config: DictConfig) -> Job:

@@ -35,7 +35,10 @@ def launch(jobs: list[Job], status: Status, frozen: Frozen, hydra: DictConfig, f
     context = HydraContext(config_loader=FrozenConfigs(), callbacks=Callbacks(config))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=supervise, config=config)
     with status.followed(jobs):
-        launcher.launch([[job.name] for job in jobs], initial_job_idx=0)
+        try:
+            launcher.launch([[job.name] for job in jobs], initial_job_idx=0)
+        except Exception as error:  # such as a worker that was killed: what is finished is finished
+            log.error(f"{type(launcher).__name__} ended early: {type(error).__name__}: {error}")
 
 
 def supervise(config: DictConfig) -> str:

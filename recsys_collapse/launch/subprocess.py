@@ -88,6 +88,8 @@ class _Pool:
             self._later(job)
         elif outcome == DISK_FULL:
             log.error(f"{job.name}: {child.reason}: no further job is started")
+        elif outcome == FAILED:
+            log.error(f"{job.name}: {child.reason}")
 
     def _later(self, job: Job) -> None:
         self.waiting.append((time.monotonic() + PAUSE, job))

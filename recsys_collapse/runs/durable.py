@@ -24,7 +24,7 @@ import polars as pl
 from recsys_collapse.runs.heartbeat import beat
 
 log = logging.getLogger(__name__)
-PIECE = 1 << 22  # bytes written at once
+PIECE = 1 << 20  # bytes; smaller pieces are written together
 LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
 
 
@@ -43,14 +43,19 @@ class _File(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self.pending += view
-        if len(self.pending) >= PIECE:
+        if len(self.pending) + len(view) < PIECE:
+            self.pending += view
+        else:
             self.end()
+            self._write_all(view)  # a table may have gigabytes: not copied
         return len(view)
 
     def end(self) -> None:
         """Write what is pending. Not `flush`, which a half-written file would see once more when it is forgotten."""
-        left, self.pending = memoryview(self.pending), bytearray()
+        pending, self.pending = self.pending, bytearray()
+        self._write_all(memoryview(pending))
+
+    def _write_all(self, left: memoryview) -> None:
         while left:  # a single call may write less
             left = left[os.write(self.descriptor, left) :]
 

@@ -63,8 +63,13 @@ def rebuild(output_dir: Path) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
         write_text(output_dir / "results.csv", text.getvalue())
+
+
+def _harmless(value: Any) -> Any:
+    """Results may come from somebody else: a text that a spreadsheet would take for a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
