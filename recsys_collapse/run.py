@@ -184,9 +184,10 @@ def conclude(plan: Plan) -> int:
     failed = [job for job, result in found if result is None]
     which = differences_of(plan.jobs)
     for job in failed:
-        failure = read_failure(job.run_dir)
-        reason = failure["reason"] if failure else "not finished"
-        print(f"failed   {job.name}{which[job.name]}: {reason}\n         {job.run_dir / 'log.txt'}", file=sys.stderr)
+        failure, job_log = read_failure(job.run_dir), job.run_dir / "log.txt"
+        reason = failure["reason"] if failure else "not finished" if job_log.exists() else "not started"
+        where = f"\n         {job_log}" if job_log.exists() else ""
+        print(f"failed   {job.name}{which[job.name]}: {reason}{where}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0

@@ -71,7 +71,7 @@ class Trap(nn.Module):
             time.sleep(3600)
 
     def slow(self, h):
-        time.sleep(0.1)
+        time.sleep(0.3)
         return h
 
     def tell(self, h):

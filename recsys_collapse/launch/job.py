@@ -1,6 +1,7 @@
 """One job in this process: nobody else works on it, whatever it fails for is recorded, finished ones are skipped."""
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def _alone(job: Job) -> str:
         for name in RESUMABLE:
             remove(job.run_dir / name)  # it may have ended between its result and this
         return FINISHED
-    with logged_to(job.run_dir / "log.txt"), beating(job.run_dir):
+    with logged_to(job.run_dir / "log.txt") as log_file, beating(job.run_dir):
         if wrong := damage(job.run_dir, job.run_id):
             quarantine(job.run_dir / "result.json", wrong)
         log.info(f"{job.name}: starts")
@@ -64,6 +65,8 @@ def _alone(job: Job) -> str:
             raise
         except (Exception, SystemExit) as error:  # whatever a job fails for is none of the other jobs' business
             log.error(f"{job.name}: failed: {type(error).__name__}: {error}")
+            lines = "".join(traceback.format_exception(error))
+            log_file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, lines, (), None))  # not on the terminal
             write_failure(job.run_dir, error)
             return DISK_FULL if kind_of(error) == "disk_full" else FAILED
         test_auc = "none" if result["test_auc"] is None else f"{result['test_auc']:.5f}"
@@ -72,7 +75,7 @@ def _alone(job: Job) -> str:
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def logged_to(path: Path) -> Iterator[logging.Handler]:
     """What is logged also goes to the end of a file. A disk that is full ends no training here."""
     handler = _Quiet(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -80,7 +83,7 @@ def logged_to(path: Path) -> Iterator[None]:
     for every in logging.getLogger().handlers:  # a logger's own filter is not asked about records of others
         every.addFilter(SCRUBBING)
     try:
-        yield
+        yield handler
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()

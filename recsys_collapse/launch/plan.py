@@ -5,12 +5,14 @@ is skipped in the same breath, and the table at the end knows which runs belong 
 """
 
 import argparse
+import errno
 import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -84,12 +86,11 @@ def differences_of(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def plan_job(config: DictConfig) -> Job:
-    """The run that a composed config stands for.
+    """The run that a valid config stands for.
 
     Raises:
-        ValueError: a value is out of range, or the data's files cannot be read.
+        ValueError: an option of the data is wrong, or its files cannot be read.
     """
-    validate(config)
     for name, node in config.callback.items():
         if node is None:
             raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
@@ -127,9 +128,24 @@ def make_plan(argv: list[str]) -> Plan | None:
             raise ValueError(f"{key}={','.join(sorted(values))}: a sweep has one {key}; run the command once for each")
     sweep = first.group or sweep_name(get_args_parser().parse_args(argv).overrides)
     for config in configs:
+        validate(config)
         config.sweep = sweep
+    for key in ("output_dir", "store_dir"):
+        _try_to_write(key, Path(first[key]))
     jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
     return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra)
+
+
+def _try_to_write(key: str, path: Path) -> None:
+    """Permissions say little to root, and on shared disks."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    try:
+        with TemporaryDirectory(dir=nearest):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk is no wrong command
+            said = f"{nearest} cannot be written ({error.strerror}); choose another {key}"
+            raise ValueError(f"{key}={path}: {said}") from error
 
 
 def compose_jobs(argv: list[str]) -> list[DictConfig] | None:
