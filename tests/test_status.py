@@ -176,6 +176,14 @@ def test_what_an_earlier_sweep_left_says_nothing(job: Job) -> None:
     assert stands(status) == (0, [], {}) and status.left == 1
 
 
+@pytest.mark.parametrize(("kind", "full"), [("disk_full", True), ("raised", False)])
+def test_followed_when_the_disk_is_full(job: Job, kind: str, full: bool) -> None:
+    status = Status(1, 0, None)
+    (job.run_dir / "failure.json").write_text(json.dumps({"reason": "why", "kind": kind}))
+    status._look([job], time.time() - 100)
+    assert (status.disk_full, status.failed) == (full, {"job": "why"})
+
+
 def test_followed_by_a_thread(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_module, "FOLLOW", 0.01)
     status = Status(1, 0, None)

@@ -30,6 +30,7 @@ from tests.sweeping import (
 )
 
 SUBPROCESS = ["launch=subprocess", "launch.at_once=2"]
+ONE_AT_ONCE = {"joblib": ["hydra.launcher.n_jobs=1"]}
 
 
 @pytest.fixture
@@ -52,17 +53,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Iterat
     yield main
     for name in [name for name in sys.modules if name.partition(".")[0] == "their_pkg"]:
         del sys.modules[name]
-
-
-def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "recsys_collapse.run", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": python_path(ROOT), "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 # kind of failure, how often it is begun with one retry, words of the reason
@@ -157,17 +147,22 @@ def test_two_sweeps_at_once_share_the_work(tmp_path: Path, launch: str) -> None:
         ("in_process", signal.SIGTERM, 143),
         ("subprocess", signal.SIGTERM, 143),
         ("subprocess", signal.SIGINT, 130),
+        ("joblib", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_ends_it_in_order(tmp_path: Path, launch: str, number: int, code: int) -> None:
+    if launch == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     write_theirs(tmp_path, long={"misbehave": "slow"}, next={})
-    process = begin(tmp_path, *words("long", "next"), "trainer.max_epochs=100", f"launch={launch}")
+    process = begin(
+        tmp_path, *words("long", "next"), "trainer.max_epochs=100", f"launch={launch}", *ONE_AT_ONCE.get(launch, [])
+    )
     wait_until(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     assert "run the same command again" in stderr and "Traceback" not in stderr
-    assert processes(tmp_path) == []
+    wait_until(lambda: processes(tmp_path) == [], 60 if launch == "joblib" else 0)
     assert not list(tmp_path.glob("outputs/runs/*/result.json")) + list(tmp_path.glob("outputs/runs/*/failure.json"))
     assert not (tmp_path / "outputs" / "runs" / "next").exists() and set(runs(tmp_path)) == {"long"}
 

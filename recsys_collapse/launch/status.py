@@ -139,7 +139,9 @@ class Status:
             elif failed >= max(began, beat):  # a job that is killed leaves its sign of life
                 if job.name not in self.failed:
                     self.running.setdefault(job.name, (time.monotonic(), job.run_dir))
-                    self.ended(job, FAILED, (read_failure(job.run_dir) or {}).get("reason", "failed"))
+                    failure = read_failure(job.run_dir) or {}
+                    outcome = DISK_FULL if failure.get("kind") == "disk_full" else FAILED
+                    self.ended(job, outcome, failure.get("reason", "failed"))
             elif beat >= began and job.name not in self.running:
                 self.failed.pop(job.name, None)  # it is tried again
                 self.started(job)
