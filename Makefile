@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-.PHONY: help install demo test test-slow test-gpu lint docs bench clean
+.PHONY: help install demo test test-slow test-faults test-gpu lint docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(STAMP)  ## the test suite (a few minutes on 2 cores)
 
 test-slow: $(STAMP)  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(STAMP)  ## every disk operation of a run fails once, in four ways (about 40 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --workers 2
 
 test-gpu: $(STAMP)  ## tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

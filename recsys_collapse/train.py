@@ -222,6 +222,8 @@ def fit(
 
     With n `evaluations_per_epoch`, an epoch is the n-th part of a pass, to Lightning and in all records.
     """
+    if config.trainer.precision == "64-true":
+        module.double()  # Lightning does so too, but only after it has loaded a checkpoint into float32
     pieces = config.trainer.evaluations_per_epoch
     order = shuffled(config.seed, lambda: trainer.current_epoch // pieces)
     trainer.fit(

@@ -6,6 +6,9 @@ from those of a command that nothing happened to.
 
     python -m tests.faults                      everything (make test-faults)
     python -m tests.faults --every 9            each ninth operation
+    python -m tests.faults --points 12          twelve, all kinds, evenly spread
+    python -m tests.faults --points 1 --sabotage seed restart believe
+                                                with one promise of the package broken at a time: it must be noticed
 
 Every trial is a fork of this process, which has imported everything and has used nothing of it: a second each.
 """
@@ -23,13 +26,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", POLARS_MAX_THREADS="1")
+if __name__ == "__main__":
+    os.environ.update(OMP_NUM_THREADS="1", POLARS_MAX_THREADS="1")
 
 import polars as pl
 import torch
 
-from recsys_collapse import run
+from recsys_collapse import run, train
 from recsys_collapse.callback.checkpoint import Checkpoints
+from recsys_collapse.launch import job
 from recsys_collapse.runs import durable, figure
 
 KINDS = ("kill", "enospc", "eio", "short")
@@ -64,17 +69,52 @@ class FaultyOS:
 
         def operation(*args: Any, **options: Any) -> Any:
             self.done += 1
-            if self.done != self.number:
+            due = self.done == self.number
+            if self.kind == "short":  # the next write
+                due = self.done >= self.number and name == "write"
+            if not due:
                 return original(*args, **options)
             if self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.kind == "short" and name == "write":
+            if self.kind == "short":
                 original(args[0], args[1][: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             code = errno.EIO if self.kind == "eio" else errno.ENOSPC
             raise OSError(code, os.strerror(code), str(args[0]))
 
         return operation
+
+
+def break_seed() -> None:
+    """Dropout goes on where the process's generator stands."""
+    torch.manual_seed = lambda seed, original=torch.manual_seed: original(seed) if not _training() else None
+
+
+def _training() -> bool:
+    frame: Any = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "training_step":
+        frame = frame.f_back
+    return frame is not None
+
+
+def break_restart() -> None:
+    """Nothing goes on from a checkpoint."""
+    train.find = lambda *args: None
+
+
+def break_believe() -> None:
+    """What has three epochs is taken for finished."""
+
+    def read_result(run_dir: Path, run_id: str) -> bool:
+        path = run_dir / "epochs.jsonl"
+        return path.exists() and len(path.read_text().splitlines()) > 3
+
+    job.read_result = read_result
+
+
+SABOTAGES = {"seed": break_seed, "restart": break_restart, "believe": break_believe}
+sabotage: list[str] = []
+"""At most one, for all commands of this process."""
 
 
 def command(folder: Path, number: int, kind: str) -> tuple[int, int]:
@@ -105,6 +145,8 @@ def _in_the_fork(folder: Path, number: int, kind: str, pipe: int) -> int:
     faulty = durable.os = FaultyOS(number, kind)
     _count_epochs()
     figure.draw = lambda *args, **options: []  # seconds, and made from files that are compared
+    for name in sabotage:
+        SABOTAGES[name]()
     code = run.main()
     sys.stdout.flush()
     os.write(pipe, str(faulty.done).encode())
@@ -157,16 +199,27 @@ def compare(folder: Path, reference: Path) -> str:
     """In a fork, for polars may not have been used before one: "lost <run>", "differs <run> <part>", or ""."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
-        expected, found = results(reference), results(folder)
-        said = [f"lost {name}" for name in expected if name not in found]
-        for name, run_ in found.items():
-            said += [f"differs {name} {part}" for part in run_ if not equal(run_[part], expected[name][part])]
-        os.write(write, "; ".join(said).encode())
+        try:
+            said = differences(results(folder), results(reference))
+        except BaseException as error:  # a file that cannot be read
+            said = [f"lost: {type(error).__name__}: {error}"]
+        os.write(write, "; ".join(said or ["equal"]).encode())
         os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read) as file:
-        return file.read()
+        text = file.read()
+    return "" if text == "equal" else text or "lost: the comparison ended"
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Of the results of two folders."""
+    said = [f"lost {name}" for name in expected if name not in found]
+    said += [f"differs {name}: not expected" for name in found if name not in expected]
+    both = [name for name in found if name in expected]
+    return said + [
+        f"differs {n} {part}" for n in both for part in found[n] if not equal(found[n][part], expected[n][part])
+    ]
 
 
 def trial(folder: Path, reference: Path, number: int, kind: str) -> dict[str, Any]:
@@ -229,17 +282,19 @@ def in_forks(workers: int, folder: Path, reference: Path, points: list[tuple[str
     return [found for own in children.values() for found in json.loads((own / "trials.json").read_text())]
 
 
-def main() -> int:
-    """All trials; 0 if nothing was lost, repeated too often or different."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="try each nth operation only")
-    parser.add_argument("--first", type=int, default=1, help="number of the first operation to try")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
+def points_of(options: argparse.Namespace, operations: int) -> list[tuple[str, int]]:
+    """What is tried: each operation in all four ways, each nth of them, or a number of points, the ways in turn."""
+    if options.points is None:
+        return [(kind, n) for n in range(options.first, operations + 1, options.every) for kind in options.kinds]
+    spread = [1 + operations * (2 * i + 1) // (2 * options.points) for i in range(options.points)]
+    return [(options.kinds[i % len(options.kinds)], n) for i, n in enumerate(spread)]
+
+
+def try_all(options: argparse.Namespace) -> bool:
+    """All trials; whether nothing was lost, repeated too often or different."""
     folder, started = Path(tempfile.mkdtemp(prefix="faults-")), time.monotonic()
     operations = prepare_reference(folder / "reference")
-    points = [(kind, n) for n in range(options.first, operations + 1, options.every) for kind in options.kinds]
+    points = points_of(options, operations)
     print(f"{operations} operations, {len(points)} fault points in {folder}", flush=True)
     trials = in_forks(options.workers, folder, folder / "reference", points)
     codes = Counter(f"{t['kind']} {t['code']}" for t in trials)
@@ -249,12 +304,33 @@ def main() -> int:
     print(f"exit codes of the command that was hit: {dict(sorted(codes.items()))}")
     print(
         f"{len(trials)} fault points tried, runs lost {lost}, runs repeated beyond one epoch {repeated}, "
-        f"results that differ {differ} ({time.monotonic() - started:.0f} s)"
+        f"results that differ {differ} ({time.monotonic() - started:.0f} s)",
+        flush=True,
     )
-    if lost or repeated or differ or any(t["code"] == 99 for t in trials):
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    good = not (lost or repeated or differ or any(t["code"] == 99 for t in trials))
+    if good or sabotage:
+        shutil.rmtree(folder)
+    return good
+
+
+def main() -> int:
+    """0 if every promise was kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="try each nth operation only")
+    parser.add_argument("--first", type=int, default=1, help="number of the first operation to try")
+    parser.add_argument("--points", type=int, help="try so many, evenly spread")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--sabotage", nargs="+", choices=SABOTAGES, help="break the package so, one after the other")
+    options = parser.parse_args()
+    if options.sabotage is None:
+        return 0 if try_all(options) else 1
+    kept = []
+    for name in options.sabotage:
+        sabotage[:] = [name]
+        print(f"sabotage {name}", flush=True)
+        kept.append(try_all(options))
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["run_id"] = self.run_id
+        checkpoint.update(run_id=self.run_id, layout=checkpoint_room.LAYOUT)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # A subclass of `Checkpoint` comes after all other callbacks and the module itself.

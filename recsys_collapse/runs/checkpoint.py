@@ -4,17 +4,21 @@
 `previous.ckpt`: all that training needs to go on after an epoch; removed once the run is finished.
 """
 
+import hashlib
 import logging
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from recsys_collapse.runs.durable import DamagedError, quarantine, remove, rename, write
-from recsys_collapse.runs.records import RESUMABLE
+from recsys_collapse.runs.records import RESUMABLE, kind_of
 
 log = logging.getLogger(__name__)
+LAYOUT = 1
+"""Of checkpoints to go on from: another number, and they are not understood."""
+NEEDED = ("run_id", "epoch", "global_step", "state_dict", "optimizer_states", "loops", "callbacks")
+PIECE = 1 << 22  # bytes read at once
 
 
 def folder(run_dir: Path) -> Path:
@@ -23,8 +27,41 @@ def folder(run_dir: Path) -> Path:
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """In torch's format, whose every part carries a CRC-32."""
-    write(path, lambda file: torch.save(content, file))
+    """In torch's format, and behind it the SHA-256 of all that, in 32 bytes that torch does not look at."""
+
+    def fill(file: BinaryIO) -> None:
+        hashing = _Hashing(file)
+        torch.save(content, cast(BinaryIO, hashing))
+        file.write(hashing.digest.digest())
+
+    write(path, fill)
+
+
+class _Hashing:
+    """A file for `torch.save`, and the digest of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        pass
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file ends with the digest of all before.
+
+    The CRC-32 of its parts would not do: one bit beside them makes torch read zeros in the place of a tensor.
+    """
+    digest, left = hashlib.sha256(), path.stat().st_size - 32
+    with path.open("rb") as file:
+        while left > 0 and (piece := file.read(min(left, PIECE))):
+            digest.update(piece)
+            left -= len(piece)
+        return left == 0 and file.read() == digest.digest()
 
 
 def read_checkpoint(path: Path, run_id: str | None = None) -> dict[str, Any]:
@@ -35,15 +72,13 @@ def read_checkpoint(path: Path, run_id: str | None = None) -> dict[str, Any]:
         DamagedError: it is not what was written, holds more than tensors and plain values, or is of another run than
             `run_id`.
     """
+    if not _is_whole(path):
+        raise DamagedError(f"{path}: the checksum does not fit: its end is missing or its content has changed")
     try:
-        with zipfile.ZipFile(path) as parts:
-            wrong = parts.testzip()
-        if wrong is not None:
-            raise DamagedError(f"the content of {wrong} has changed")
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file makes its readers raise anything
+    except Exception as error:  # a file that another hand made lets its readers raise anything
+        if isinstance(error, OSError) or kind_of(error) == "oom":
+            raise
         reason = str(error).strip().splitlines()[:1]
         raise DamagedError(f"{path}: cannot be read ({': '.join([type(error).__name__, *reason])})") from error
     if not isinstance(found, dict) or "state_dict" not in found:
@@ -87,14 +122,22 @@ def find(run_dir: Path, run_id: str, best_epoch: Any) -> tuple[Path, dict[str, A
             continue
         try:
             content = read_checkpoint(path, run_id)
+            _check_layout(path, content)
             if not _has_best(run_dir, run_id, content, best_epoch(content)):
                 log.warning(f"{path}: not used: best.ckpt is not that of its epoch {best_epoch(content)}")
                 continue
-        except (DamagedError, KeyError, TypeError) as error:
-            quarantine(path, error)
+        except (DamagedError, LookupError, TypeError, AttributeError) as error:
+            quarantine(path, error if isinstance(error, DamagedError) else f"{path}: {type(error).__name__}: {error}")
             continue
         return path, content
     return None
+
+
+def _check_layout(path: Path, content: dict[str, Any]) -> None:
+    if content.get("layout") != LAYOUT:
+        raise DamagedError(f"{path}: layout {content.get('layout')}, expected {LAYOUT}: of another version")
+    if missing := [key for key in NEEDED if key not in content]:
+        raise DamagedError(f"{path}: {', '.join(missing)} missing")
 
 
 def _has_best(run_dir: Path, run_id: str, content: dict[str, Any], best_epoch: int) -> bool:

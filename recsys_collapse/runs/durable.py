@@ -112,11 +112,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = checksum(value) if isinstance(value, dict) else ""
+    except (ValueError, RecursionError) as error:  # 1e999 is a number to its reader, and none to its writer
         raise DamagedError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or "checksum" not in value:
         raise DamagedError(f"{path}: expected a JSON object with a checksum")
-    if value["checksum"] != checksum(value):
+    if value["checksum"] != found:
         raise DamagedError(f"{path}: the checksum does not fit: the content has changed")
     return value
 

@@ -6,6 +6,7 @@ Everything here is derived from the runs' `result.json` and can be rebuilt at an
 import csv
 import fcntl
 import io
+import logging
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from rich.table import Table
 
 from recsys_collapse.runs.durable import write_parquet, write_text
 from recsys_collapse.runs.identity import flatten
-from recsys_collapse.runs.records import read_result
+from recsys_collapse.runs.records import damage, read_result
 
+log = logging.getLogger(__name__)
 SCALARS = (
     "run_id", "run_name", "sweep", "model", "embed", "scale", "num_sets", "embed_size", "dataset", "data_fingerprint",
     "seed", "split_seed", "optimizer", "regularizer", "protocol", "init", "match", "val_auc", "test_auc",
@@ -45,9 +47,14 @@ WIDE_ONLY = (
 
 
 def scan(output_dir: Path) -> list[dict[str, Any]]:
-    """Results of all finished runs, by name."""
-    found = (read_result(path.parent) for path in sorted((output_dir / "runs").glob("*/result.json")))
-    return [result for result in found if result is not None]
+    """Results of all finished runs, by name; a result that cannot be trusted is left out, and named."""
+    found = []
+    for path in sorted((output_dir / "runs").glob("*/result.json")):
+        if (result := read_result(path.parent)) is not None:
+            found.append(result)
+        elif wrong := damage(path.parent):
+            log.warning(f"left out of the results: {wrong}")
+    return found
 
 
 def rebuild(output_dir: Path) -> None:
