@@ -1,12 +1,17 @@
 """Jobs that misbehave: a user's own backbone, in a package of their own, that fails in every way a job can fail in."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from tests.cli import ROOT, python_path
 
 THEIRS = '''
 import ctypes, os, signal, sys, time
@@ -163,6 +168,18 @@ def processes(folder: Path) -> list[int]:
         except OSError:  # it has just ended
             pass
     return found
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command, in a process that a test can send signals to."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "recsys_collapse.run", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": python_path(ROOT), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 120) -> None:

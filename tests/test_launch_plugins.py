@@ -1,5 +1,6 @@
 """Every launcher of conf/launch: that it composes, what it says when its plugin is missing, and a sweep through it."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra.core.plugins import Plugins
 from recsys_collapse.config import config_dir
 from recsys_collapse.launch.plan import make_plan
 from tests.cli import run
-from tests.sweeping import finished, processes, read, runs, starts, status, words, write_theirs
+from tests.sweeping import begin, finished, processes, read, runs, starts, status, wait_until, words, write_theirs
 
 LAUNCHERS = {
     "in_process": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
@@ -96,3 +97,17 @@ def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, name: str) 
     assert again.returncode == 0, again.stderr
     assert "2 runs, 1 finished before" in again.stdout and finished(tmp_path) == {"fine", "kill"}
     assert starts(runs(tmp_path)["fine"]) == 1
+
+
+@pytest.mark.slow
+def test_a_signal_ends_what_workers_watch(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    write_theirs(tmp_path, one={"misbehave": "slow"}, two={"misbehave": "slow", "lr": 0.02})
+    process = begin(tmp_path, *words("one", "two"), "trainer.max_epochs=100", "launch=joblib")
+    wait_until(lambda: len(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt"))) == 2)
+    assert len(processes(tmp_path)) == 2
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143 and "run the same command again" in stderr
+    wait_until(lambda: processes(tmp_path) == [], 60)
+    assert finished(tmp_path) == set() and not list(tmp_path.glob("outputs/runs/*/failure.json"))

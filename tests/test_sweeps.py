@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +14,10 @@ import pytest
 from recsys_collapse import run as run_module
 from recsys_collapse.runs import figure
 from recsys_collapse.runs.version import own_package
-from tests.cli import ROOT, python_path, run
+from tests.cli import run
 from tests.sweeping import (
     STEPS,
+    begin,
     finished,
     processes,
     read,
@@ -30,7 +30,6 @@ from tests.sweeping import (
 )
 
 SUBPROCESS = ["launch=subprocess", "launch.at_once=2"]
-ONE_AT_ONCE = {"joblib": ["hydra.launcher.n_jobs=1"]}
 
 
 @pytest.fixture
@@ -123,8 +122,7 @@ def test_the_same_command_tries_only_what_failed(tmp_path: Path, here: Callable[
     assert (stands["done"], stands["failed"], stands["running"], stands["left"]) == (2, {}, [], 0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launch", ["in_process", "subprocess"])
+@pytest.mark.parametrize("launch", ["in_process", pytest.param("subprocess", marks=pytest.mark.slow)])
 def test_two_sweeps_at_once_share_the_work(tmp_path: Path, launch: str) -> None:
     """Each run is trained once, by whichever is first; both show all of them."""
     write_theirs(tmp_path, fine={}, well={"lr": 0.02}, good={"lr": 0.03})
@@ -147,22 +145,17 @@ def test_two_sweeps_at_once_share_the_work(tmp_path: Path, launch: str) -> None:
         ("in_process", signal.SIGTERM, 143),
         ("subprocess", signal.SIGTERM, 143),
         ("subprocess", signal.SIGINT, 130),
-        ("joblib", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_ends_it_in_order(tmp_path: Path, launch: str, number: int, code: int) -> None:
-    if launch == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     write_theirs(tmp_path, long={"misbehave": "slow"}, next={})
-    process = begin(
-        tmp_path, *words("long", "next"), "trainer.max_epochs=100", f"launch={launch}", *ONE_AT_ONCE.get(launch, [])
-    )
+    process = begin(tmp_path, *words("long", "next"), "trainer.max_epochs=100", f"launch={launch}")
     wait_until(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     assert "run the same command again" in stderr and "Traceback" not in stderr
-    wait_until(lambda: processes(tmp_path) == [], 60 if launch == "joblib" else 0)
+    assert processes(tmp_path) == []
     assert not list(tmp_path.glob("outputs/runs/*/result.json")) + list(tmp_path.glob("outputs/runs/*/failure.json"))
     assert not (tmp_path / "outputs" / "runs" / "next").exists() and set(runs(tmp_path)) == {"long"}
 
