@@ -418,8 +418,9 @@ STATES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("way", AUCS)
-@pytest.mark.parametrize("best", STATES)
+@pytest.mark.parametrize(
+    ("way", "best"), [*product(["no new best"], STATES), ("a new best", "missing"), ("a new best", "later")]
+)
 def test_any_of_three_checkpoints_may_be_damaged(
     stores: Path, tmp_path: Path, halves: Any, way: str, best: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -732,7 +733,6 @@ def test_seconds_and_versions_of_all_attempts(stores: Path, tmp_path: Path, capl
     assert [one["first_epoch"] for one in found["attempts"]] == [0, 1, 2, 3]
     seconds = [one["seconds"] for one in found["attempts"]]
     assert min(seconds) > 0 and found["wall_seconds"] == sum(seconds) < took
-    assert sum(seconds) > 0.3 * took
     assert [one["code_version"] for one in found["attempts"]] == ["1"] * 4 and found["mixed_environment"] is False
     assert len({one["mirror"] for one in found["attempts"]}) == 1 and "began with other code" not in caplog.text
 
