@@ -34,7 +34,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, run_id: str, records: EpochRecords, patience: int, started: float) -> None:
         self.run_id, self.records, self.patience, self.started = run_id, records, patience, started
-        self.attempts: list[dict[str, Any]] = [{}]
+        self.attempts: list[dict[str, Any]] = [{"first_epoch": 0}]
         """What is to be known of every process that trained the run, this one last: first_epoch, seconds, and more."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,8 +44,12 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.attempts = [*state_dict["attempts"], *self.attempts]
 
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.attempts[-1]["first_epoch"] = checkpoint["epoch"] + 1
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.attempts[-1]["first_epoch"] = trainer.current_epoch
         trainer.should_stop = stalled(self.records.records, self.patience)  # not in a checkpoint of Lightning
 
     def on_save_checkpoint(
