@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from recsys_collapse import run as run_module
+from recsys_collapse.launch.frozen import freeze
+from recsys_collapse.launch.plan import make_plan
 from recsys_collapse.runs import figure
 from recsys_collapse.runs.version import own_package
 from tests.cli import run
@@ -32,6 +34,13 @@ from tests.sweeping import (
 SUBPROCESS = ["launch=subprocess", "launch.at_once=2"]
 
 
+def forget_theirs() -> None:
+    """As in another process."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "their_pkg"]:
+        del sys.modules[name]
+    own_package.cache_clear()
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Iterator[Callable[..., int]]:
     """The command in this process, which has imported everything."""
@@ -43,15 +52,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Iterat
     monkeypatch.setattr(figure, "draw", lambda *_: [])  # takes seconds
 
     def main(*arguments: str) -> int:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "their_pkg"]:
-            monkeypatch.delitem(sys.modules, name)
-        own_package.cache_clear()
+        forget_theirs()
         monkeypatch.setattr(sys, "argv", ["run", *arguments])
         return run_module.main()
 
     yield main
-    for name in [name for name in sys.modules if name.partition(".")[0] == "their_pkg"]:
-        del sys.modules[name]
+    forget_theirs()
 
 
 # kind of failure, how often it is begun with one retry, words of the reason
@@ -229,6 +235,31 @@ def test_edits_during_a_sweep_change_no_queued_job(tmp_path: Path) -> None:
     (new,) = set((tmp_path / "outputs" / "runs").iterdir()) - {*first.values()}
     assert "made by 2\n" in (new / "log.txt").read_text() and "width: 6" in (new / "config.yaml").read_text()
     assert read(new / "result.json")["own_code"]["their_pkg"] != own[0]
+
+
+def test_the_copy_of_the_code_has_the_users_files_and_is_made_anew_after_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a folder named conf, as this package has one, and files that are not Python; nothing is left half-made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_theirs(tmp_path, fine={})
+    (tmp_path / "their_pkg" / "conf").mkdir()
+    words_of_theirs = tmp_path / "their_pkg" / "conf" / "words.txt"
+    frozen = []
+    for text in ("a", "a", "b"):
+        words_of_theirs.write_text(text)
+        forget_theirs()
+        plan = make_plan(words("fine"))
+        assert plan is not None
+        frozen.append(freeze(plan))
+        assert (frozen[-1].code / "their_pkg" / "conf" / "words.txt").read_text() == text
+    assert frozen[0] == frozen[1] and frozen[2].code != frozen[0].code and frozen[2].plan == frozen[0].plan
+    assert (frozen[0].code / "their_pkg" / "conf" / "words.txt").read_text() == "a"
+    assert (frozen[0].code / "conf" / "config.yaml").is_file()
+    assert {path.name for path in plan.folder.iterdir()} == {
+        path.name for each in frozen for path in (each.plan, each.code)
+    }
 
 
 def test_a_run_that_other_code_goes_on_with_says_so(
