@@ -106,7 +106,7 @@ def check_disk(backbone: Backbone, optimizer: Mapping[Any, Any], run_dir: Path) 
     weights = 4 * sum(parameter_counts(backbone).values())
     gradients = 0 if optimizer.get("sparse_gradients", False) else weights
     needed = 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients) + weights
-    free = shutil.disk_usage(run_dir).free
+    free = shutil.disk_usage(next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_collapse.config import config_dir, plain, register, validate
+from recsys_collapse.launch.check import check_targets
 from recsys_collapse.launch.plan import Job, compose_jobs
-from recsys_collapse.run import check_targets
 from recsys_collapse.runs.identity import embed_name
 
 register()

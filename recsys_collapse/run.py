@@ -11,10 +11,11 @@ from typing import Any
 
 import hydra
 from hydra.core.utils import configure_log
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch import in_process
+from recsys_collapse.launch.check import check_callbacks, check_targets, not_measured
 from recsys_collapse.launch.job import DISK_FULL, EXIT
 from recsys_collapse.launch.plan import Job, Plan, differences_of, make_plan
 from recsys_collapse.launch.signals import Interrupted, end_on_signals
@@ -82,82 +83,19 @@ def start(plan: Plan, jobs: list[Job], status: Status) -> None:
     """The jobs, by the launcher of `launch=` or of `hydra/launcher=`."""
     from recsys_collapse.launch.frozen import freeze
 
-    options, plugged = plan.config.launch, not plan.hydra.launcher._target_.endswith("BasicLauncher")
-    alone = options.name == "in_process" and not plugged
-    frozen = freeze(plan, code=not alone)
-    if plugged:
+    options = plan.config.launch
+    if not plan.hydra.launcher._target_.endswith("BasicLauncher"):
         from recsys_collapse.launch import plugin
 
-        plugin.launch(jobs, status, frozen, plan.hydra, plan.folder, options)
-    elif alone:
+        plugin.launch(jobs, status, freeze(plan), plan.hydra, plan.folder, options)
+    elif options.name == "in_process":
+        freeze(plan, code=False)
         in_process.launch(jobs, status)
     else:
         from recsys_collapse.launch import subprocess
 
         slots = subprocess.make_slots(options, plan.config.trainer.accelerator)
-        subprocess.launch(jobs, status, frozen, slots, options)
-
-
-def not_measured(job: Job) -> list[str]:
-    """Callbacks of a finished run's job with which it was not run then, or not with these options."""
-    path = job.run_dir / "config.yaml"
-    then: Any = OmegaConf.load(path) if path.is_file() else {}
-    measured = then.get("callback") or {}
-    return [f"callback.{name}" for name, node in job.config.callback.items() if measured.get(name) != node]
-
-
-def check_callbacks(jobs: list[Job]) -> None:
-    """Check the options of callbacks, those of finished runs too: what they ask for may not be there.
-
-    Raises:
-        ValueError: names the config key.
-    """
-    if not jobs:
-        return
-    from recsys_collapse.build import build, check
-
-    for name, node in {(name, str(node)): node for job in jobs for name, node in job.config.callback.items()}.items():
-        own = str(node.get("_target_") if isinstance(node, DictConfig) else "").startswith("recsys_collapse.")
-        (build if own else check)(node, f"callback.{name[0]}")
-
-
-def check_targets(jobs: list[Job]) -> None:
-    """Check the options of everything that will be built, before the first job starts.
-
-    Raises:
-        ValueError: names the config key.
-    """
-    if not jobs:
-        return
-    from recsys_collapse.build import build, check
-    from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
-    from recsys_collapse.optimizer.trial import trial_step
-
-    for config in {str(job.config.optimizer): job.config for job in jobs}.values():
-        check(config.optimizer, "optimizer")
-        trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))
-    parts = ("model", "embed", "regularizer")
-    different = {str([job.config[part] for part in parts]): job.config for job in jobs}
-    for config in different.values():
-        name = config.model.name
-        try:
-            backbone = outline(config, [2, 3, 4])  # some fields: what is asked is only whether its options fit together
-            flops_per_sample(backbone)  # a forward pass of shapes
-        except Exception as error:  # whatever a user's backbone raises
-            raise ValueError(f"model.backbone ({name}) cannot be built: {error}") from error
-        if str(config.regularizer.get("_target_")).startswith("recsys_collapse."):
-            build(config.regularizer, "regularizer", backbone=backbone)
-        elif "_target_" in config.regularizer:  # a user's may need the fields as they are
-            check(config.regularizer, "regularizer", "backbone")
-
-
-def made_by(results: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """The versions of this package, and of every package of the user's, that results came from."""
-    found: dict[str, set[str]] = {}
-    for attempt in [attempt for result in results for attempt in result.get("attempts", [result])]:
-        for name, version in {"recsys_collapse": attempt["code_version"], **attempt.get("own_code", {})}.items():
-            found.setdefault(name, set()).add(version)
-    return found
+        subprocess.launch(jobs, status, freeze(plan), slots, options)
 
 
 def conclude(plan: Plan) -> int:
@@ -191,6 +129,15 @@ def conclude(plan: Plan) -> int:
     if failed:
         print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def made_by(results: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """The versions of this package, and of every package of the user's, that results came from."""
+    found: dict[str, set[str]] = {}
+    for attempt in [attempt for result in results for attempt in result.get("attempts", [result])]:
+        for name, version in {"recsys_collapse": attempt["code_version"], **attempt.get("own_code", {})}.items():
+            found.setdefault(name, set()).add(version)
+    return found
 
 
 if __name__ == "__main__":

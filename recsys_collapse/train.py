@@ -33,7 +33,7 @@ from recsys_collapse.logger.wandb import make_loggers
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.module import CTRModule
 from recsys_collapse.protocol import differences
-from recsys_collapse.runs.checkpoint import find, remove_resumable
+from recsys_collapse.runs.checkpoint import find, misfit, remove_resumable, set_aside
 from recsys_collapse.runs.durable import write_text
 from recsys_collapse.runs.environment import environment
 from recsys_collapse.runs.identity import embed_name, run_id
@@ -59,14 +59,17 @@ def train(job: Job) -> dict[str, Any]:
     started, config = time.perf_counter(), job.config
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     checkpoint, content = find(job.run_dir, job.run_id, best_so_far) or (None, None)
-    before, files = attempts_before(content), DurableIO(content)
+    source, store = load_checked(job)
+    module, records = build_module(config, store), EpochRecords(len(store.splits["train"]))
+    if content is not None and (why := misfit(content, module)):
+        set_aside(job.run_dir, why)
+        checkpoint = content = None
     if content is not None:
         log.info(f"{job.name}: goes on after epoch {content['epoch']} ({checkpoint})")
     clear(job.run_dir, keep_checkpoints=content is not None)
+    before, files = attempts_before(content), DurableIO(content)
     del content  # as large as the model; `files` forgets it too once it is used
     write_text(job.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(scrub_tree(plain(config)))))
-    source, store = load_checked(job)
-    module, records = build_module(config, store), EpochRecords(len(store.splits["train"]))
     checkpoints = Checkpoints(job.run_id, records, config.trainer.patience, started)
     mirror = before[0]["mirror"] if before else uuid4().hex[:8]
     loggers = start_loggers(job, f"{job.run_id}-{mirror}")

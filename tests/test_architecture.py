@@ -49,9 +49,11 @@ ALLOWED: dict[str, set[str]] = {
         "dataset.source",
         "launch",
         "runs",
-        "train",
+        "train",  # when launch.job runs one
         "trust",
-    },  # train: when launch.job runs one
+        "cost",
+        "optimizer.trial",
+    },
 }
 # Libraries that only these modules or folders may import, and libraries that are imported in functions only.
 OWNERS = {

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.build import check
 from recsys_collapse.config import config_dir, register
+from recsys_collapse.launch.check import check_callbacks, check_targets
 from recsys_collapse.launch.plan import Job, Plan, make_plan, sweep_name
-from recsys_collapse.run import check_callbacks, check_targets
 
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
 README = "-m model=dcnv2,dnn scale=1,2,4,10 embed=se,me"

@@ -37,7 +37,7 @@ from recsys_collapse.launch.job import DISK_FULL, FAILED, FINISHED, run_job
 from recsys_collapse.launch.plan import Job, make_plan
 from recsys_collapse.module import CTRModule
 from recsys_collapse.runs import durable, table
-from recsys_collapse.runs.checkpoint import read_checkpoint, write_checkpoint
+from recsys_collapse.runs.checkpoint import misfit, read_checkpoint, write_checkpoint
 from recsys_collapse.runs.records import read_failure, read_result, write_result
 from recsys_collapse.score import Score, SplitScore
 from recsys_collapse.train import train
@@ -783,3 +783,28 @@ def test_killed_at_any_time(tmp_path: Path) -> None:
         assert start(folder).wait(timeout=300) == 0
         assert_equal(left(folder), expected)
     assert codes.count(-signal.SIGKILL) > 4
+
+
+def test_a_model_whose_code_has_changed_begins_anew(
+    stores: Path, tmp_path: Path, halves: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's identity has the options of a class and not its code: weights of another shape are set aside."""
+    half, expected = halves["no new best"]
+    shutil.copytree(half, tmp_path, dirs_exist_ok=True)
+    aucs(monkeypatch, *AUCS["no new best"])
+    folder = job_of(stores, tmp_path).run_dir / "checkpoints"
+    for name in ("last.ckpt", "previous.ckpt"):
+        content = read_checkpoint(folder / name)
+        key = next(iter(content["state_dict"]))
+        content["state_dict"][key] = torch.zeros(1, 2)
+        write_checkpoint(folder / name, content)
+    assert go_on(stores, tmp_path, expected) == [0, 1, 2]
+    assert f"{key} is (1, 2) there, the model has (" in caplog.text and "its code has changed" in caplog.text
+    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt.damaged-1", "previous.ckpt.damaged-1"}
+
+
+def test_weights_fit_if_names_and_shapes_do() -> None:
+    content = {"state_dict": torch.nn.Linear(2, 3).state_dict()}
+    assert misfit(content, torch.nn.Linear(2, 3)) is None
+    assert "weight is (3, 2) there, the model has (3, 4)" in str(misfit(content, torch.nn.Linear(4, 3)))
+    assert "bias is (3,) there, the model has None" in str(misfit(content, torch.nn.Linear(2, 3, bias=False)))

@@ -140,6 +140,26 @@ def _check_layout(path: Path, content: dict[str, Any]) -> None:
         raise DamagedError(f"{path}: {', '.join(missing)} missing")
 
 
+def misfit(content: dict[str, Any], module: torch.nn.Module) -> str | None:
+    """Why the weights of a checkpoint are not those of a module, whose code may have changed; None if they fit."""
+    theirs, ours = (
+        {name: tuple(tensor.shape) for name, tensor in state.items()}
+        for state in (content["state_dict"], module.state_dict())
+    )
+    different = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    if not different:
+        return None
+    name = different[0]
+    return f"{name} is {theirs.get(name)} there, the model has {ours.get(name)}: its code has changed"
+
+
+def set_aside(run_dir: Path, why: str) -> None:
+    """Quarantine all from which training could go on."""
+    for name in RESUMABLE:
+        if (run_dir / name).exists():
+            quarantine(run_dir / name, f"{run_dir / name}: {why}")
+
+
 def _has_best(run_dir: Path, run_id: str, content: dict[str, Any], best_epoch: int) -> bool:
     """Whether the weights of the best epoch are there; those of the checkpoint itself are written if they are it."""
     try:

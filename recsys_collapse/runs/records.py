@@ -94,9 +94,10 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
 def read_failure(run_dir: Path) -> dict[str, Any] | None:
     """Why a run failed; None if it did not."""
     try:
-        return json.loads((run_dir / "failure.json").read_text())
-    except (OSError, ValueError):
+        failure = json.loads((run_dir / "failure.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return failure if isinstance(failure, dict) and isinstance(failure.get("reason"), str) else None
 
 
 def clear(run_dir: Path, keep_checkpoints: bool = False) -> None:

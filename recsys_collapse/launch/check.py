@@ -1,0 +1,60 @@
+"""What is checked of all jobs before the first one starts, beyond that they compose."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recsys_collapse.launch.plan import Job
+
+
+def not_measured(job: Job) -> list[str]:
+    """Callbacks of a finished run's job with which it was not run then, or not with these options."""
+    path = job.run_dir / "config.yaml"
+    then: Any = OmegaConf.load(path) if path.is_file() else {}
+    measured = then.get("callback") or {}
+    return [f"callback.{name}" for name, node in job.config.callback.items() if measured.get(name) != node]
+
+
+def check_callbacks(jobs: list[Job]) -> None:
+    """Check the options of callbacks, those of finished runs too: what they ask for may not be there.
+
+    Raises:
+        ValueError: names the config key.
+    """
+    if not jobs:
+        return
+    from recsys_collapse.build import build, check
+
+    for name, node in {(name, str(node)): node for job in jobs for name, node in job.config.callback.items()}.items():
+        own = str(node.get("_target_") if isinstance(node, DictConfig) else "").startswith("recsys_collapse.")
+        (build if own else check)(node, f"callback.{name[0]}")
+
+
+def check_targets(jobs: list[Job]) -> None:
+    """Check the options of everything that will be built, before the first job starts.
+
+    Raises:
+        ValueError: names the config key.
+    """
+    if not jobs:
+        return
+    from recsys_collapse.build import build, check
+    from recsys_collapse.cost import flops_per_sample, outline  # torch takes seconds
+    from recsys_collapse.optimizer.trial import trial_step
+
+    for config in {str(job.config.optimizer): job.config for job in jobs}.values():
+        check(config.optimizer, "optimizer")
+        trial_step(build(config.optimizer, "optimizer"), config.optimizer.get("sparse_gradients", False))
+    parts = ("model", "embed", "regularizer")
+    different = {str([job.config[part] for part in parts]): job.config for job in jobs}
+    for config in different.values():
+        name = config.model.name
+        try:
+            backbone = outline(config, [2, 3, 4])  # some fields: what is asked is only whether its options fit together
+            flops_per_sample(backbone)  # a forward pass of shapes
+        except Exception as error:  # whatever a user's backbone raises
+            raise ValueError(f"model.backbone ({name}) cannot be built: {error}") from error
+        if str(config.regularizer.get("_target_")).startswith("recsys_collapse."):
+            build(config.regularizer, "regularizer", backbone=backbone)
+        elif "_target_" in config.regularizer:  # a user's may need the fields as they are
+            check(config.regularizer, "regularizer", "backbone")
