@@ -107,6 +107,7 @@ def check_disk(backbone: Backbone, optimizer: Mapping[Any, Any], run_dir: Path) 
     gradients = 0 if optimizer.get("sparse_gradients", False) else weights
     needed = 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients) + weights
     free = shutil.disk_usage(next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())).free
+    free += sum(path.stat().st_size for path in run_dir.glob("checkpoints/*.ckpt"))  # of this run, when it goes on
     if needed > free:
         raise OSError(
             errno.ENOSPC,

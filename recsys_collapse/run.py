@@ -15,12 +15,13 @@ from omegaconf import DictConfig
 
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch import in_process
-from recsys_collapse.launch.check import check_callbacks, check_targets, not_measured
+from recsys_collapse.launch.check import check_callbacks, check_data, check_devices, check_targets, not_measured
 from recsys_collapse.launch.job import DISK_FULL, EXIT
 from recsys_collapse.launch.plan import Job, Plan, differences_of, make_plan
 from recsys_collapse.launch.signals import Interrupted, end_on_signals
 from recsys_collapse.launch.status import Status
-from recsys_collapse.runs.records import kind_of, read_failure, read_result
+from recsys_collapse.runs.records import kind_of, read_failure, read_result, tidy
+from recsys_collapse.runs.secrets import scrub
 
 log = logging.getLogger(__name__)
 register()
@@ -48,13 +49,16 @@ def main() -> int:
             return 0
         missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
         check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
+        if plan.hydra.launcher._target_.endswith("BasicLauncher"):  # elsewhere there may be others
+            check_devices(missing)
         check_targets(missing)
+        check_data(missing)
         return run_plan(plan, missing)
     except ValueError as error:
-        print(f"recsys_collapse.run: {error}", file=sys.stderr)
+        print(scrub(f"recsys_collapse.run: {error}"), file=sys.stderr)
         return 2
     except OSError as error:  # the sweep's own files; those of runs are their jobs' failures
-        print(f"recsys_collapse.run: {error}", file=sys.stderr)
+        print(scrub(f"recsys_collapse.run: {error}"), file=sys.stderr)
         return EXIT[DISK_FULL] if kind_of(error) == "disk_full" else 1
     except Interrupted as stop:
         said = "Finished runs are kept, the others go on from their last epoch: run the same command again."
@@ -65,11 +69,15 @@ def main() -> int:
 def run_plan(plan: Plan, missing: list[Job]) -> int:
     """Start the jobs that are missing, and show how the sweep stands after them; the exit code."""
     configure_log(plan.hydra.job_logging, plan.hydra.verbose)
-    print(f"{plan.sweep}: {len(plan.jobs)} runs, {len(plan.jobs) - len(missing)} finished before", flush=True)
+    shared = f" ({plan.cells} cells of the grid)" if plan.cells > len(plan.jobs) else ""
+    print(f"{plan.sweep}: {len(plan.jobs)} runs{shared}, {len(plan.jobs) - len(missing)} finished before", flush=True)
     for job in plan.jobs:
         if job not in missing and (unmeasured := not_measured(job)):
             names = ", ".join(unmeasured)
             log.warning(f"{job.name}: not measured then: {names}; remove {job.run_dir} to run it again")
+    for job in plan.jobs:
+        if job not in missing:
+            tidy(job.run_dir)  # it may have ended between its result and that
     from recsys_collapse.runs import fields, figure, table  # noqa: F401 (now: later they may have been edited)
 
     status = Status(len(plan.jobs), len(plan.jobs) - len(missing), plan.folder / "status.json")
@@ -81,21 +89,23 @@ def run_plan(plan: Plan, missing: list[Job]) -> int:
 
 def start(plan: Plan, jobs: list[Job], status: Status) -> None:
     """The jobs, by the launcher of `launch=` or of `hydra/launcher=`."""
-    from recsys_collapse.launch.frozen import freeze
+    from recsys_collapse.launch.frozen import freeze, frozen
 
     options = plan.config.launch
     if not plan.hydra.launcher._target_.endswith("BasicLauncher"):
         from recsys_collapse.launch import plugin
 
-        plugin.launch(jobs, status, freeze(plan), plan.hydra, plan.folder, options)
+        with frozen(plan, elsewhere=True) as copy:
+            plugin.launch(jobs, status, copy, plan.hydra, plan.folder, options)
     elif options.name == "in_process":
-        freeze(plan, code=False)
+        freeze(plan)
         in_process.launch(jobs, status)
     else:
         from recsys_collapse.launch import subprocess
 
         slots = subprocess.make_slots(options, plan.config.trainer.accelerator)
-        subprocess.launch(jobs, status, freeze(plan), slots, options)
+        with frozen(plan, elsewhere=False) as copy:
+            subprocess.launch(jobs, status, copy, slots, options)
 
 
 def conclude(plan: Plan) -> int:
@@ -103,7 +113,7 @@ def conclude(plan: Plan) -> int:
     from recsys_collapse.runs import fields, figure, table
     from recsys_collapse.runs.durable import write_json
 
-    table.rebuild(plan.output_dir)
+    table.rebuild(plan.output_dir, plan.config.file_locks)
     found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
     results = [result for _, result in found if result is not None]
     folder = plan.folder

@@ -33,11 +33,11 @@ from recsys_collapse.logger.wandb import make_loggers
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.module import CTRModule
 from recsys_collapse.protocol import differences
-from recsys_collapse.runs.checkpoint import find, misfit, remove_resumable, set_aside
+from recsys_collapse.runs.checkpoint import find, misfit, set_aside
 from recsys_collapse.runs.durable import write_text
 from recsys_collapse.runs.environment import environment
 from recsys_collapse.runs.identity import embed_name, run_id
-from recsys_collapse.runs.records import clear, write_result
+from recsys_collapse.runs.records import clear, tidy, write_result
 from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import code_version
 from recsys_collapse.seeding import derive
@@ -58,8 +58,8 @@ def train(job: Job) -> dict[str, Any]:
     """
     started, config = time.perf_counter(), job.config
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
+    source, store = load_checked(job)  # before a checkpoint is loaded: it asks for free memory
     checkpoint, content = find(job.run_dir, job.run_id, best_so_far) or (None, None)
-    source, store = load_checked(job)
     module, records = build_module(config, store), EpochRecords(len(store.splits["train"]))
     if content is not None and (why := misfit(content, module)):
         set_aside(job.run_dir, why)
@@ -125,7 +125,7 @@ def finish(job: Job, trainer: lightning.Trainer, result: dict[str, Any]) -> None
         if isinstance(callback, Measuring):
             callback.write(trainer)
     write_result(job.run_dir, result)
-    remove_resumable(job.run_dir)
+    tidy(job.run_dir)
 
 
 def attempts_before(content: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def _check_target(target: Any, allow: Sequence[str], where: str) -> None:
             + hint
         )
     found = _import(target, where)
-    if not (inspect.isclass(found) or (allowed and inspect.isfunction(found) and target in allow)):
+    if not (inspect.isclass(found) or (allowed and inspect.isroutine(found) and target in allow)):
         raise ValueError(f"{where}: expected a class; a function is built only if allow= has its full name")
     full_name = _full_name(found)
     if allowed and not _is_allowed(full_name, allow):
@@ -114,12 +114,24 @@ def _check_target(target: Any, allow: Sequence[str], where: str) -> None:
 
 
 def _import(target: str, where: str) -> Any:
-    """What the last part of the name is in the module that the other parts name."""
-    home, _, name = target.rpartition(".")
-    try:
-        return getattr(import_module(home), name)
-    except Exception as error:  # whatever a module raises while it is imported
-        raise ValueError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
+    """What the name stands for: attributes of the longest part of it that is a module."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(parts[:length]))
+        except ModuleNotFoundError as error:
+            if length > 1 and ".".join(parts[:length]).startswith(str(error.name)):  # then it is an attribute
+                continue
+            raise ValueError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
+        except Exception as error:  # whatever a module raises while it is imported
+            raise ValueError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
+        try:
+            for name in parts[length:]:
+                found = getattr(found, name)
+        except AttributeError as error:
+            raise ValueError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
+        return found
+    raise ValueError(f"{where}: cannot be imported: there is no module {parts[0]}")
 
 
 def _is_within(name: str, prefix: str) -> bool:

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"spectrum", "variant"},
     "callback": {
         *("callback", "measure", "module", "similarity", "spectrum", "variant"),
-        *("runs.durable", "runs.checkpoint", "runs.heartbeat"),
+        *("runs.durable", "runs.checkpoint", "runs.heartbeat", "runs.records"),
     },
     "regularizer": {"model.backbone", "spectrum"},
     "optimizer": set(),

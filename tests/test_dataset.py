@@ -257,7 +257,7 @@ def test_a_disk_that_is_too_small_is_seen_at_once(tmp_path: Path, monkeypatch) -
         free: int
 
     monkeypatch.setattr(build_module.shutil, "disk_usage", lambda path: Usage(free=20))
-    with pytest.raises(ValueError, match=r"GB needed for about 4 rows of 2 fields, 0\.0 GB free: make room"):
+    with pytest.raises(OSError, match=r"GB needed for about 4 rows of 2 fields, 0\.0 GB free: make room"):
         prepare(given_rows(), tmp_path, 0)
 
 

@@ -4,6 +4,8 @@ import csv
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +272,13 @@ def test_results_are_rebuilt_from_the_runs(tmp_path: Path) -> None:
 def test_a_sweep_that_ends_meanwhile_is_not_lost(tmp_path: Path, monkeypatch) -> None:
     """What is there once the lock is ours counts, not what was there while another held it."""
     save(tmp_path, result())
-    monkeypatch.setattr(table.fcntl, "flock", lambda *_: save(tmp_path, result(seed=1)))
+
+    @contextmanager
+    def waits(lock: Path, doing: str, *, enabled: bool) -> Iterator[None]:
+        save(tmp_path, result(seed=1))
+        yield
+
+    monkeypatch.setattr(table, "exclusive", waits)
     table.rebuild(tmp_path)
     assert len(pl.read_parquet(tmp_path / "results.parquet")) == 2
 

@@ -1,5 +1,6 @@
 """Sweeps whose jobs fail in every way: the others finish, what failed is listed, the same command does the rest."""
 
+import json
 import logging
 import os
 import shutil
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 
 from recsys_collapse import run as run_module
-from recsys_collapse.launch.frozen import freeze
+from recsys_collapse.launch.frozen import freeze, frozen, load_job
 from recsys_collapse.launch.plan import make_plan
 from recsys_collapse.runs import figure
+from recsys_collapse.runs.durable import DamagedError, seal
 from recsys_collapse.runs.version import own_package
-from tests.cli import run
+from tests.cli import ROOT, run
 from tests.sweeping import (
     STEPS,
     begin,
@@ -237,29 +239,56 @@ def test_edits_during_a_sweep_change_no_queued_job(tmp_path: Path) -> None:
     assert read(new / "result.json")["own_code"]["their_pkg"] != own[0]
 
 
-def test_the_copy_of_the_code_has_the_users_files_and_is_made_anew_after_edits(
+def test_the_copy_of_the_code_has_the_users_files_and_is_made_for_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a folder named conf, as this package has one, and files that are not Python; nothing is left half-made."""
+    """Also a folder named conf, as this package has one, and files that are not Python; after it, nothing is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     write_theirs(tmp_path, fine={})
-    (tmp_path / "their_pkg" / "conf").mkdir()
-    words_of_theirs = tmp_path / "their_pkg" / "conf" / "words.txt"
-    frozen = []
-    for text in ("a", "a", "b"):
-        words_of_theirs.write_text(text)
+    inside = tmp_path / "their_pkg"
+    (inside / "conf").mkdir()
+    for name in ("outputs/runs/a/log.txt", "outputs/sweeps/b/plan.json", "large.bin", ".hidden/x.py"):
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).write_bytes(bytes(2**20 + 1) if name == "large.bin" else b"x")
+    plans = set()
+    for text in ("a", "b"):
+        (inside / "conf" / "words.txt").write_text(text)
         forget_theirs()
         plan = make_plan(words("fine"))
         assert plan is not None
-        frozen.append(freeze(plan))
-        assert (frozen[-1].code / "their_pkg" / "conf" / "words.txt").read_text() == text
-    assert frozen[0] == frozen[1] and frozen[2].code != frozen[0].code and frozen[2].plan == frozen[0].plan
-    assert (frozen[0].code / "their_pkg" / "conf" / "words.txt").read_text() == "a"
-    assert (frozen[0].code / "conf" / "config.yaml").is_file()
-    assert {path.name for path in plan.folder.iterdir()} == {
-        path.name for each in frozen for path in (each.plan, each.code)
-    }
+        with frozen(plan, elsewhere=False) as copy, frozen(plan, elsewhere=False) as another:
+            assert copy.code != another.code and copy.plan == another.plan
+            assert (copy.code / "their_pkg" / "conf" / "words.txt").read_text() == text
+            assert (copy.code / "conf" / "config.yaml").is_file()
+            assert (copy.code / "recsys_collapse" / "run.py").read_bytes() == (
+                ROOT / "recsys_collapse/run.py"
+            ).read_bytes()
+            kept = {path.name for path in (copy.code / "their_pkg").iterdir()}
+            assert {"__init__.py", "conf"} <= kept and not {"outputs", "large.bin", ".hidden"} & kept
+        plans.add(copy.plan)
+        assert {path.name for path in plan.folder.iterdir()} == {path.name for path in plans}
+
+
+def test_a_plan_that_was_changed_is_set_aside_and_no_job_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_theirs(tmp_path, fine={})
+    plan = make_plan(words("fine"))
+    assert plan is not None
+    path = freeze(plan)
+    whole = path.read_bytes()
+    name = plan.jobs[0].name
+    other = seal(json.loads(whole) | {"jobs": {name: {"run_id": "x", "config": {}}}})
+    for wrong in (whole[:100], json.dumps(other).encode()):
+        path.write_bytes(wrong)
+        with pytest.raises(DamagedError):
+            load_job(path, name, ["their_pkg"])
+        assert freeze(plan) == path and path.read_bytes() == whole
+    assert caplog.text.count("set aside as plan-") == 2
+    assert load_job(path, name, ["their_pkg"]).run_id == plan.jobs[0].run_id
 
 
 def test_a_run_that_other_code_goes_on_with_says_so(

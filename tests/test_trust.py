@@ -247,10 +247,10 @@ def test_a_prefix_is_of_whole_words(marker: Path, target: str, allow: str) -> No
     ("target", "said"),
     [
         ("trust_planted.system", "expected a class"),
-        ("trust_planted.os.system", "cannot be imported"),
+        ("trust_planted.os.system", "expected a class"),
         ("trust_planted.os", "expected a class"),
         ("trust_planted.make", "expected a class"),
-        ("trust_planted.Mine.Inner", "cannot be imported"),
+        ("trust_planted.Mine.Nothing", "cannot be imported"),
         ("trust_planted.Nothing", "cannot be imported"),
         ("trust_planted.Linear", "it is torch.nn.modules.linear.Linear; if you trust that too"),
         ("trust_planted.Other", "it is trust_other.Other; if you trust that too"),
@@ -258,6 +258,11 @@ def test_a_prefix_is_of_whole_words(marker: Path, target: str, allow: str) -> No
 )
 def test_what_a_module_only_passes_on_is_refused(marker: Path, target: str, said: str) -> None:
     assert said in refusal(node(target), "trust_planted")
+
+
+def test_a_class_may_stand_in_a_class(marker: Path) -> None:
+    check_trusted(node("trust_planted.Mine.Inner"), ["trust_planted"], "f")
+    refusal(node("trust_planted.Mine.Inner"), "trust_other")
 
 
 def test_what_a_module_passes_on_is_let_in_by_both_names(marker: Path) -> None:

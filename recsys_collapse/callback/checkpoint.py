@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from recsys_collapse.callback.records import EpochRecords, best_epoch, stalled
 from recsys_collapse.runs import checkpoint as checkpoint_room
+from recsys_collapse.runs.records import tidy
 
 
 def best_so_far(content: dict[str, Any]) -> int:
@@ -84,4 +85,4 @@ class DurableIO(CheckpointIO):
         return found
 
     def remove_checkpoint(self, path: Any) -> None:
-        checkpoint_room.remove_resumable(Path(path))
+        tidy(Path(path))

@@ -10,6 +10,7 @@ every distinct value of a field that has values of more than 8 bytes or a bucket
 Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid, test).
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -193,9 +194,10 @@ def _check_room(spill: Spill, done: float) -> None:
     rows, fields = int(spill.rows / max(done, 1e-6)), len(spill.fields)
     needed, free = rows * (fields * (BYTES_OF_COLUMN + 4) + 5), shutil.disk_usage(spill.folder).free
     if needed > free:
-        raise ValueError(
+        raise OSError(
+            errno.ENOSPC,
             f"{spill.folder.parent}: about {needed / 1e9:.1f} GB needed for about {rows:,} rows of {fields} fields, "
-            f"{free / 1e9:.1f} GB free: make room, or choose another store_dir"
+            f"{free / 1e9:.1f} GB free: make room, or choose another store_dir",
         )
 
 

@@ -91,6 +91,10 @@ class Source(ABC):
             ValueError: the content cannot be trusted; names file, line and column where there is one.
         """
 
+    def check(self) -> None:
+        """Raise what `read` would raise at its beginning, such as a column that is not there."""
+        next(self.read(), None)
+
     def left_out(self) -> list[dict[str, Any]]:
         """Lines that the last `read` could not use and was allowed to leave out: file, line, reason, text."""
         return []

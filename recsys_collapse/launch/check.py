@@ -1,5 +1,6 @@
 """What is checked of all jobs before the first one starts, beyond that they compose."""
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,9 +10,11 @@ from recsys_collapse.launch.plan import Job
 
 def not_measured(job: Job) -> list[str]:
     """Callbacks of a finished run's job with which it was not run then, or not with these options."""
-    path = job.run_dir / "config.yaml"
-    then: Any = OmegaConf.load(path) if path.is_file() else {}
-    measured = then.get("callback") or {}
+    try:
+        then: Any = OmegaConf.load(job.run_dir / "config.yaml")
+        measured = then.get("callback") or {}
+    except Exception:  # it may be gone, damaged or of somebody else: then nothing is known
+        measured = {}
     return [f"callback.{name}" for name, node in job.config.callback.items() if measured.get(name) != node]
 
 
@@ -58,3 +61,39 @@ def check_targets(jobs: list[Job]) -> None:
             build(config.regularizer, "regularizer", backbone=backbone)
         elif "_target_" in config.regularizer:  # a user's may need the fields as they are
             check(config.regularizer, "regularizer", "backbone")
+
+
+def check_devices(jobs: list[Job]) -> None:
+    """Check that what is to train is there, on this machine.
+
+    Raises:
+        ValueError: names the config key.
+    """
+    settings = {(job.config.trainer.accelerator, job.config.trainer.precision) for job in jobs}
+    if not any(accelerator in ("cuda", "gpu") or precision == "16-mixed" for accelerator, precision in settings):
+        return
+    from recsys_collapse.launch.subprocess import visible_gpus
+
+    gpus = visible_gpus()
+    for accelerator, precision in sorted(settings):
+        if accelerator in ("cuda", "gpu") and not gpus:
+            raise ValueError(f"trainer.accelerator={accelerator}: no GPU is visible here; use auto or cpu")
+        if precision == "16-mixed" and (accelerator == "cpu" or not gpus):
+            raise ValueError("trainer.precision=16-mixed: a CPU has bf16-mixed only; use that, or a GPU")
+
+
+def check_data(jobs: list[Job]) -> None:
+    """Read the beginning of all data that is not prepared yet: a column that is not there is an error now.
+
+    Raises:
+        ValueError: names file, line or key.
+    """
+    from recsys_collapse.build import build
+    from recsys_collapse.dataset.source import MEMO
+
+    different = {str([job.config.dataset, job.config.split_seed, job.config.store_dir]): job.config for job in jobs}
+    for config in different.values():
+        source, stores = build(config.dataset, "dataset"), Path(config.store_dir)
+        fingerprint = source.fingerprint(config.split_seed, stores / MEMO)
+        if not (stores / f"{source.name}-v{source.version}-{fingerprint}").exists():
+            source.check()

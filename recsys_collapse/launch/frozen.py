@@ -1,15 +1,15 @@
-"""A plan that later edits do not change: `plan-<hash>.json` with every job's resolved config, and a copy of the code.
+"""A plan that later edits do not change: `plan-<checksum>.json` with every job's resolved config; a copy of the code.
 
-Both lie in the sweep's folder and are named by their content, so that a second sweep of the same name disturbs no job
-of the first. Jobs in processes of their own read the one and import the other.
+Both lie in the sweep's folder; a second sweep of the same name disturbs no job of the first. Jobs in processes of their
+own read the one and import the other, which is there until the last of them has ended.
 """
 
-import hashlib
 import json
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import Config, config_dir, plain
 from recsys_collapse.launch.plan import Job, Plan
-from recsys_collapse.runs.durable import read_sealed, seal, sync, write_json, write_text
+from recsys_collapse.runs.durable import DamagedError, quarantine, read_sealed, seal, write_json, write_text
 from recsys_collapse.runs.secrets import scrub_tree
-from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, own_package, source_hash
+from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, own_package, source_files
 from recsys_collapse.trust import check_trusted, foreign
 
 SCHEMA = 1
@@ -36,20 +36,39 @@ class Frozen:
     """Prefixes of classes that the plan may name beside those of this package: from the command, not from the file."""
 
 
-def freeze(plan: Plan, code: bool = True) -> Frozen:
-    """Write the plan and, for jobs in processes of their own, copy the code that would run it now."""
-    folder = plan.folder
+def freeze(plan: Plan) -> Path:
+    """Write the plan; one of the same name that is not what it should be is set aside."""
     jobs = {job.name: {"run_id": job.run_id, "config": scrub_tree(plain(job.config))} for job in plan.jobs}
     content = {"schema": SCHEMA, "sweep": plan.sweep, "code_version": code_version(), "jobs": jobs}
     sealed = seal(json.loads(json.dumps(content)))
-    path = folder / f"plan-{sealed['checksum'][:8]}.json"
-    if not path.exists():
-        write_json(path, sealed)
-    own = sorted({name for job in plan.jobs for name in own_code(job.config)})
-    packages = [package[0] for package in map(own_package, own) if package is not None]
-    allow = {name for job in plan.jobs for name in foreign(job.config)}
-    copy = _copy_code(folder, [PACKAGE, *packages]) if code else PACKAGE.parent
-    return Frozen(path, copy, tuple(sorted(allow | set(plan.config.allow))))
+    path = plan.folder / f"plan-{sealed['checksum']}.json"
+    if path.exists():
+        try:
+            if read_sealed(path) == sealed:
+                return path
+            raise DamagedError(f"{path}: is not this plan")
+        except (DamagedError, OSError) as error:
+            quarantine(path, error)
+    write_json(path, sealed)
+    return path
+
+
+@contextmanager
+def frozen(plan: Plan, elsewhere: bool) -> Iterator[Frozen]:
+    """Plan and code for jobs in processes of their own; the copy of the code goes when they have ended.
+
+    `elsewhere`: jobs may outlive an interruption, in the queue of a cluster; their code then stays.
+    """
+    path, code = freeze(plan), _copy_code(plan)
+    ended = not elsewhere
+    try:
+        yield Frozen(
+            path, code, tuple(sorted({*plan.config.allow, *(n for j in plan.jobs for n in foreign(j.config))}))
+        )
+        ended = True
+    finally:
+        if ended:
+            shutil.rmtree(code, ignore_errors=True)
 
 
 def load_job(path: Path, name: str, allow: Sequence[str]) -> Job:
@@ -61,6 +80,8 @@ def load_job(path: Path, name: str, allow: Sequence[str]) -> Job:
         OSError: it cannot be read.
     """
     content = read_sealed(path)
+    if content["checksum"] not in path.name:
+        raise DamagedError(f"{path}: is not the plan of that name")
     if content.get("schema") != SCHEMA or name not in content["jobs"]:
         raise ValueError(f"{path}: no job {name} in it, or not of schema {SCHEMA}: run the command again")
     found = content["jobs"][name]
@@ -87,31 +108,31 @@ def own_code(config: Any) -> dict[str, str]:
     return {name: package[1] for name, package in found.items() if package is not None}
 
 
-def _copy_code(folder: Path, packages: list[Path]) -> Path:
-    """A copy of Python packages (folders) and modules (files), as they are now."""
-    digest = hashlib.sha256(code_version().encode())
-    for package in packages:
-        digest.update(source_hash(package, "*").encode())
-    digest.update(source_hash(config_dir(), "*.yaml").encode())
-    code = folder / f"code-{digest.hexdigest()[:8]}"
-    if code.exists():
-        return code
-    unfinished = folder / f".{code.name}-{secrets.token_hex(4)}"
-    shutil.copytree(config_dir(), unfinished / "conf")  # runs say what differs from it
-    for package in packages:
-        if package.is_dir():
-            also = ["conf"] if package == PACKAGE else []  # which is there already
-            ignored = shutil.ignore_patterns("__pycache__", ".*", *also)
-            shutil.copytree(package, unfinished / package.name, ignore=ignored)
-        else:
-            shutil.copy2(package, unfinished)
-    write_text(unfinished / FROZEN, code_version())
+def _copy_code(plan: Plan) -> Path:
+    """A copy of this package and of the user's own, as they are now, in a new folder: what was there is not believed.
+
+    Raises:
+        OSError: the disk is full, for example; then nothing is left.
+    """
+    names = sorted({name for job in plan.jobs for name in own_code(job.config)})
+    packages = [PACKAGE, *(package[0] for package in map(own_package, names) if package is not None)]
+    code = plan.folder / f"code-{secrets.token_hex(8)}"
     try:
-        unfinished.rename(code)
-    except OSError:  # another sweep was first, with the same files
-        shutil.rmtree(unfinished)
-    sync(folder)
+        for source in packages:
+            for path in source_files(source):
+                _copy(path, code / source.name / path.relative_to(source) if source.is_dir() else code / source.name)
+        for path in config_dir().rglob("*.yaml"):  # runs say what differs from it
+            _copy(path, code / "conf" / path.relative_to(config_dir()))
+        write_text(code / FROZEN, code_version())
+    except BaseException:
+        shutil.rmtree(code, ignore_errors=True)
+        raise
     return code
+
+
+def _copy(path: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, place)
 
 
 def command(frozen: Frozen, name: str) -> list[str]:

@@ -7,7 +7,7 @@ A job that raises, diverges or runs out of memory takes no other with it; one th
 import time
 from collections import deque
 
-from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, run_job
+from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, FINISHED, run_job, standing
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.launch.status import Status
 from recsys_collapse.runs.records import read_failure
@@ -20,6 +20,9 @@ def launch(jobs: list[Job], status: Status) -> None:
     left, busy_in_a_row = deque(jobs), 0
     while left:
         job = left.popleft()
+        if standing(job) == FINISHED:  # by another command meanwhile
+            status.found(job)
+            continue
         status.started(job)
         outcome = run_job(job)
         failure = read_failure(job.run_dir) if outcome in (FAILED, DISK_FULL) else None

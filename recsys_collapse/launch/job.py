@@ -1,16 +1,18 @@
 """One job in this process: nobody else works on it, whatever it fails for is recorded, finished ones are skipped."""
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.launch.signals import Interrupted
-from recsys_collapse.runs.durable import exclusive, quarantine, remove
+from recsys_collapse.runs.durable import APPENDING, exclusive, quarantine
 from recsys_collapse.runs.heartbeat import beating
-from recsys_collapse.runs.records import RESUMABLE, damage, kind_of, read_result, write_failure
+from recsys_collapse.runs.records import damage, kind_of, read_result, tidy, write_failure
 from recsys_collapse.runs.secrets import Scrubbing
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,7 @@ def standing(job: Job) -> str | None:
 def _alone(job: Job) -> str:
     if read_result(job.run_dir, job.run_id):
         log.info(f"{job.name}: finished before, skipped")
-        for name in RESUMABLE:
-            remove(job.run_dir / name)  # it may have ended between its result and this
+        tidy(job.run_dir)
         return FINISHED
     with logged_to(job.run_dir / "log.txt") as log_file, beating(job.run_dir):
         if wrong := damage(job.run_dir, job.run_id):
@@ -90,6 +91,9 @@ def logged_to(path: Path) -> Iterator[logging.Handler]:
 
 
 class _Quiet(logging.FileHandler):
+    def _open(self) -> Any:
+        return os.fdopen(os.open(self.baseFilename, APPENDING, 0o666), "a", encoding=self.encoding)
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 

@@ -57,6 +57,8 @@ class Plan:
     jobs: list[Job]
     hydra: DictConfig
     """Hydra's own node: its launcher, its logging."""
+    cells: int = 1
+    """Of the grid; some may be the same run."""
 
     @property
     def config(self) -> DictConfig:
@@ -122,7 +124,7 @@ def make_plan(argv: list[str]) -> Plan | None:
         return None
     configs, hydra = composed
     first = configs[0]
-    for key in ("output_dir", "store_dir", "group", "launch", "allow"):
+    for key in ("output_dir", "store_dir", "group", "launch.name", "launch", "allow"):
         values = {str(OmegaConf.select(config, key)) for config in configs}
         if len(values) > 1:
             raise ValueError(f"{key}={','.join(sorted(values))}: a sweep has one {key}; run the command once for each")
@@ -133,7 +135,7 @@ def make_plan(argv: list[str]) -> Plan | None:
     for key in ("output_dir", "store_dir"):
         _try_to_write(key, Path(first[key]))
     jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
-    return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra)
+    return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra, len(configs))
 
 
 def _try_to_write(key: str, path: Path) -> None:

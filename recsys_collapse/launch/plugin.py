@@ -32,6 +32,7 @@ def launch(jobs: list[Job], status: Status, frozen: Frozen, hydra: DictConfig, f
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = config.hydra.run.dir = str(folder)
         config.hydra.sweep.subdir = "."
+        config.hydra.overrides = {"hydra": [], "task": []}  # where a secret may stand; submitit keeps this in a file
     context = HydraContext(config_loader=FrozenConfigs(), callbacks=Callbacks(config))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=supervise, config=config)
     with status.followed(jobs):
@@ -48,7 +49,7 @@ def supervise(config: DictConfig) -> str:
     job = load_job(frozen.plan, told.job, frozen.allow)
     status = Status(1, 0, None)
     slots = make_slots(told.options, job.config.trainer.accelerator)[:1] if told.options.cores_per_job else [{}]
-    launch_here([job], status, frozen, slots, told.options)
+    launch_here([job], status, frozen, slots, told.options, with_parent=True)
     return status.failed.get(job.name, "finished")
 
 

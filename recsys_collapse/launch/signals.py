@@ -1,7 +1,10 @@
 """Ctrl-C and SIGTERM: once, to end in order and with the code that says so; twice, to end now."""
 
+import os
 import signal
 from types import FrameType
+
+_received: list[int] = []
 
 
 class Interrupted(SystemExit):
@@ -10,11 +13,14 @@ class Interrupted(SystemExit):
 
 def end_on_signals() -> None:
     """From now on the first SIGINT or SIGTERM raises `Interrupted`, and the second ends the process at once."""
+    _received.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)
+    if _received:  # Lightning puts this handler back when it has been interrupted
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    _received.append(number)
     raise Interrupted(128 + number)

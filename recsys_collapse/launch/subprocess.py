@@ -6,27 +6,41 @@ last checkpoint on; one that raised an error would raise it again and is not.
 
 import logging
 import os
+import signal
 import time
 from collections import Counter, deque
 from itertools import takewhile
 from typing import Any
 
 from recsys_collapse.launch.frozen import Frozen
-from recsys_collapse.launch.job import BUSY, DISK_FULL, FAILED, standing
+from recsys_collapse.launch.job import BUSY, DISK_FULL, EXIT, FAILED, standing
 from recsys_collapse.launch.plan import Job
+from recsys_collapse.launch.signals import Interrupted
 from recsys_collapse.launch.status import Status
 from recsys_collapse.launch.watch import Child
+from recsys_collapse.runs.records import kind_of, write_reason
 
 log = logging.getLogger(__name__)
 LOOK = 0.1  # seconds between looks
+NOBODY = 3  # times that a job may say that another process has it when none has
 PAUSE = 5.0  # seconds between tries of a job that another process has
 
 
-def launch(jobs: list[Job], status: Status, frozen: Frozen, slots: list[dict[str, str]], options: Any) -> None:
-    """Run the jobs; `slots` are the environments of those that run at once, `options` is the node `launch`."""
+def launch(
+    jobs: list[Job],
+    status: Status,
+    frozen: Frozen,
+    slots: list[dict[str, str]],
+    options: Any,
+    with_parent: bool = False,
+) -> None:
+    """Run the jobs; `slots` are the environments of those that run at once, `options` is the node `launch`.
+
+    `with_parent`: they end when the process ends that started this one, as a plugin's worker has it.
+    """
     log.info(f"{len(slots)} at once, each in a process of its own; their output is in log.txt of each run")
     with status.shown():
-        _Pool(jobs, status, frozen, slots, options).run()
+        _Pool(jobs, status, frozen, slots, options).run(with_parent)
 
 
 class _Pool:
@@ -35,13 +49,15 @@ class _Pool:
     def __init__(
         self, jobs: list[Job], status: Status, frozen: Frozen, slots: list[dict[str, str]], options: Any
     ) -> None:
+        self.parent = os.getppid()
         self.waiting, self.free = deque((0.0, job) for job in jobs), deque(slots)
         self.running: dict[str, tuple[Child, dict[str, str]]] = {}
         self.status, self.frozen, self.retries = status, frozen, options.retries
         self.hang_seconds = options.hang_minutes and 60 * options.hang_minutes
         self.retried: Counter[str] = Counter()
+        self.nobody: Counter[str] = Counter()
 
-    def run(self) -> None:
+    def run(self, with_parent: bool) -> None:
         """Until nothing waits or runs; with a full disk, until nothing runs."""
         try:
             while self.running or (self.waiting and not self.status.disk_full):
@@ -51,6 +67,8 @@ class _Pool:
                         del self.running[name]
                         self.free.append(slot)
                         self._ended(child, outcome)
+                if with_parent and os.getppid() != self.parent:
+                    raise Interrupted(128 + signal.SIGTERM)
                 time.sleep(LOOK)
         finally:
             for child, _ in self.running.values():  # interrupted: all at once, then wait for each
@@ -67,13 +85,22 @@ class _Pool:
             if not_before > time.monotonic():
                 self.waiting.append((not_before, job))
             elif (outcome := standing(job)) is None:
-                slot = self.free.popleft()
-                self.running[job.name] = (Child(self.frozen, job, slot, self.hang_seconds), slot)
-                self.status.started(job)
+                self._start_one(job)
             elif outcome == BUSY:
                 self._later(job)
             else:
                 self.status.found(job)
+
+    def _start_one(self, job: Job) -> None:
+        slot = self.free[0]
+        self.status.started(job)
+        try:
+            self.running[job.name] = (Child(self.frozen, job, slot, self.hang_seconds), slot)
+        except OSError as error:  # a file where its folder should be, no more processes, a full disk
+            log.error(f"{job.name}: cannot start: {error}")
+            self.status.ended(job, DISK_FULL if kind_of(error) == "disk_full" else FAILED, f"cannot start: {error}")
+        else:
+            self.free.popleft()
 
     def _ended(self, child: Child, outcome: str) -> None:
         job = child.job
@@ -83,6 +110,11 @@ class _Pool:
             self.status.ended(job, BUSY)
             self.waiting.append((0.0, job))
             return
+        if outcome == BUSY and standing(job) is None:  # it has ended since; or the job only says so
+            self.nobody[job.name] += 1
+            if self.nobody[job.name] > NOBODY:
+                outcome, child.reason = FAILED, f"crashed: it ends with code {EXIT[BUSY]}, and nobody else has it"
+                write_reason(job.run_dir, "crashed", child.reason)
         self.status.ended(job, outcome, child.reason)
         if outcome == BUSY:
             self._later(job)

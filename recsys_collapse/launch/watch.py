@@ -14,7 +14,8 @@ from pathlib import Path
 from recsys_collapse.launch.frozen import Frozen, command
 from recsys_collapse.launch.job import BUSY, DISK_FULL, EXIT, FAILED, FINISHED
 from recsys_collapse.launch.plan import Job
-from recsys_collapse.runs.heartbeat import silence
+from recsys_collapse.runs.durable import APPENDING
+from recsys_collapse.runs.heartbeat import last_beat
 from recsys_collapse.runs.records import read_failure, read_result, write_reason
 
 GRACE = 10.0  # seconds, between SIGTERM and SIGKILL
@@ -29,11 +30,14 @@ class Child:
         job: which one of the plan.
         environment: on top of this process's: which GPU, how many threads.
         hang_seconds: without a sign of life, after which the job counts as hanging; None: never.
+
+    Raises:
+        OSError: no process or no log can be had.
     """
 
     def __init__(self, frozen: Frozen, job: Job, environment: Mapping[str, str], hang_seconds: float | None) -> None:
         self.job, self.hang_seconds = job, hang_seconds
-        self.started = time.monotonic()
+        self._beat, self._heard = last_beat(job.run_dir), time.monotonic()
         self._hung, self._kill_at = False, float("inf")
         self.reason = ""
         """Why it did not finish."""
@@ -41,7 +45,7 @@ class Child:
         """Whether trying again could help: it crashed or hung."""
         job.run_dir.mkdir(parents=True, exist_ok=True)
         self._failure_before = _age(job.run_dir / "failure.json")
-        with (job.run_dir / "log.txt").open("ab") as log_file:
+        with os.fdopen(os.open(job.run_dir / "log.txt", APPENDING, 0o666), "ab") as log_file:
             self._process = subprocess.Popen(
                 command(frozen, job.name),
                 env={**os.environ, **environment},
@@ -81,16 +85,17 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def _silence(self) -> float:
-        running = time.monotonic() - self.started
-        silent = silence(self.job.run_dir)
-        return running if silent is None else min(silent, running)
+        """Seconds since its sign of life last changed, by our clock: the machine that keeps the files has another."""
+        if (beat := last_beat(self.job.run_dir)) != self._beat:
+            self._beat, self._heard = beat, time.monotonic()
+        return time.monotonic() - self._heard
 
     def _judge(self) -> str:
         code, run_dir = self._process.returncode, self.job.run_dir
-        if code == EXIT[BUSY]:
-            return BUSY
         if read_result(run_dir, self.job.run_id) is not None:
             return FINISHED
+        if code == EXIT[BUSY]:
+            return BUSY
         if code == EXIT[DISK_FULL]:
             self.reason = "the disk is full"
             return DISK_FULL

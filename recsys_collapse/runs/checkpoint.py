@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from recsys_collapse.runs.durable import DamagedError, quarantine, remove, rename, write
+from recsys_collapse.runs.durable import DamagedError, quarantine, rename, write
 from recsys_collapse.runs.records import RESUMABLE, kind_of
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ def find(run_dir: Path, run_id: str, best_epoch: Any) -> tuple[Path, dict[str, A
         if not path.exists():
             continue
         try:
+            if not path.is_file():
+                raise DamagedError(f"{path}: expected a file")
             content = read_checkpoint(path, run_id)
             _check_layout(path, content)
             if not _has_best(run_dir, run_id, content, best_epoch(content)):
@@ -173,9 +175,3 @@ def _has_best(run_dir: Path, run_id: str, content: dict[str, Any], best_epoch: i
         return False
     save_best(run_dir, content)  # the end came between writing the one and the other
     return True
-
-
-def remove_resumable(run_dir: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    for name in RESUMABLE:
-        remove(run_dir / name)

@@ -1,7 +1,7 @@
 """The only writer of results: a file is there whole or not at all, also after a crash or a full disk.
 
 Every operation on a disk goes through `os` of this module, so that tests can make each of them fail
-(`tests/faults.py`). Whoever reads checks: JSON carries a checksum (`seal`), checkpoints have one in every part.
+(`tests/faults.py`). Whoever reads checks: JSON carries a checksum (`seal`), checkpoints end with one.
 """
 
 import errno
@@ -26,6 +26,10 @@ from recsys_collapse.runs.heartbeat import beat
 log = logging.getLogger(__name__)
 PIECE = 1 << 20  # bytes; smaller pieces are written together
 LONGEST_WAIT = 24 * 3600.0  # seconds, for another process
+
+
+APPENDING = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+"""For `os.open`: a link in a results folder, which may come from somebody else, leads nowhere."""
 
 
 class DamagedError(ValueError):
@@ -146,7 +150,7 @@ def quarantine(path: Path, why: object) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    os.replace(path, aside)
+    rename(path, aside)
     log.warning(f"{why}; set aside as {aside.name}")
 
 
@@ -186,16 +190,15 @@ def exclusive(lock: Path, doing: str, *, enabled: bool = True, longest_wait: flo
         return
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        lock.open("a+").close()
+        os.close(os.open(lock, APPENDING, 0o666))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(f"{lock}: cannot be written ({error.strerror}): choose another folder") from error
     with _acquire(lock, doing, longest_wait) as file:
         with suppress(OSError):  # a full disk: nothing is lost but the name of the holder
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
@@ -203,7 +206,7 @@ def _acquire(lock: Path, doing: str, longest_wait: float) -> TextIO:
     """The open file, once it is locked."""
     started, told = time.monotonic(), 0.0
     while True:
-        file = lock.open("a+")  # anew each time: somebody may have removed it
+        file = os.fdopen(os.open(lock, APPENDING, 0o666), "a+")  # anew each time: somebody may have removed it
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:

@@ -86,6 +86,15 @@ def damage(run_dir: Path, run_id: str | None = None) -> str | None:
     return None
 
 
+def tidy(run_dir: Path) -> None:
+    """Remove what only an unfinished run needs; what cannot be removed harms nobody, and is said."""
+    for name in RESUMABLE:
+        try:
+            remove(run_dir / name)
+        except OSError as error:
+            log.warning(f"{run_dir / name}: cannot be removed ({error}); the run is finished and does not need it")
+
+
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     """`result.json`, last of all, with a checksum: the run is finished."""
     write_json(run_dir / "result.json", seal(scrub_tree(result)))

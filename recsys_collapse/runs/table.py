@@ -4,7 +4,6 @@ Everything here is derived from the runs' `result.json` and can be rebuilt at an
 """
 
 import csv
-import fcntl
 import io
 import logging
 import statistics
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from recsys_collapse.runs.durable import write_parquet, write_text
+from recsys_collapse.runs.durable import exclusive, write_parquet, write_text
 from recsys_collapse.runs.identity import flatten
 from recsys_collapse.runs.records import damage, read_result
 
@@ -34,16 +33,9 @@ CAPTION = (
     "matrices of the same shape, whole: all sets side by side (D x MK), seen rows: of ids that training samples have,\n"
     "per set: each set on its own (D x K)"
 )
-
-
 WIDE_ONLY = (
-    "IA/random\nseen rows",
-    "test logloss",
-    "val AUC",
-    "embedding\nparameters",
-    "dense\nparameters",
-    "best\nepoch",
-)
+    "IA/random\nseen rows", "test logloss", "val AUC", "embedding\nparameters", "dense\nparameters", "best\nepoch",
+)  # fmt: skip
 
 
 def scan(output_dir: Path) -> list[dict[str, Any]]:
@@ -57,13 +49,12 @@ def scan(output_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def rebuild(output_dir: Path) -> None:
+def rebuild(output_dir: Path, file_locks: bool = True) -> None:
     """Write `results.parquet` and `results.csv` anew from the finished runs."""
     if not (output_dir / "runs").is_dir():
         return
-    with (output_dir / ".results.lock").open("w") as lock:  # two sweeps may end at once: the last one scans last
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = [_row(result) for result in scan(output_dir)]
+    with exclusive(output_dir / ".results.lock", "writes the results", enabled=file_locks):  # the last one scans last
+        rows = [row for result in scan(output_dir) if (row := _row_of(result)) is not None]
         if not rows:
             return
         write_parquet(output_dir / "results.parquet", pl.DataFrame(rows, infer_schema_length=None))
@@ -72,6 +63,14 @@ def rebuild(output_dir: Path) -> None:
         writer.writeheader()
         writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
         write_text(output_dir / "results.csv", text.getvalue())
+
+
+def _row_of(result: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return _row(result)
+    except (TypeError, KeyError, AttributeError, ValueError, ZeroDivisionError) as error:  # not written by us
+        log.warning(f"left out of the results: {result['run_name']}: {type(error).__name__}: {error}")
+        return None
 
 
 def _harmless(value: Any) -> Any:

@@ -14,6 +14,10 @@ FROZEN = "code_version.txt"
 """Beside a copy of the package: the version of which it is a copy."""
 
 
+SMALL = 1 << 20
+"""Bytes of a file of a package that may belong to its code, such as a table of words."""
+
+
 @cache  # what this process has loaded, also if the files change later
 def code_version() -> str:
     """The package's version and, in a clone, its commit, with + and a hash of the sources when files were changed."""
@@ -33,14 +37,30 @@ def code_version() -> str:
     return f"{__version__}-{commit}{source_hash(PACKAGE) if commit.endswith('+') else ''}"
 
 
-def source_hash(folder: Path, pattern: str = "*.py") -> str:
-    """8 hex digits of the files below a folder, or of a single one: their names and content."""
+def source_hash(package: Path) -> str:
+    """8 hex digits of the files of a package or module: their names and content."""
     digest = hashlib.sha256()
-    for path in [folder] if folder.is_file() else sorted(folder.rglob(pattern)):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in name.parts):
-            digest.update(f"{name}\n".encode() + path.read_bytes())
+    for path in source_files(package):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def source_files(package: Path) -> list[Path]:
+    """Python files, and small ones beside them, of a package (folder) or module (file); no results, no caches."""
+    if package.is_file():
+        return [package]
+    found, folders = [], [package]
+    while folders:
+        for path in sorted(folders.pop().iterdir()):
+            if path.name.startswith(".") or path.name == "__pycache__":
+                continue
+            if path.is_dir():
+                folders += (
+                    [] if path.is_symlink() or ((path / "runs").is_dir() and (path / "sweeps").is_dir()) else [path]
+                )
+            elif path.suffix == ".py" or path.stat().st_size <= SMALL:
+                found.append(path)
+    return sorted(found)
 
 
 @cache  # as it is when a command begins
