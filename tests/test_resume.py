@@ -808,3 +808,28 @@ def test_weights_fit_if_names_and_shapes_do() -> None:
     assert misfit(content, torch.nn.Linear(2, 3)) is None
     assert "weight is (3, 2) there, the model has (3, 4)" in str(misfit(content, torch.nn.Linear(4, 3)))
     assert "bias is (3,) there, the model has None" in str(misfit(content, torch.nn.Linear(2, 3, bias=False)))
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_set_aside(
+    stores: Path, tmp_path: Path, halves: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, expected = halves["no new best"]
+    shutil.copytree(half, tmp_path, dirs_exist_ok=True)
+    aucs(monkeypatch, *AUCS["no new best"])
+    last = job_of(stores, tmp_path).run_dir / "checkpoints" / "last.ckpt"
+    last.unlink()
+    last.mkdir()
+    assert go_on(stores, tmp_path, expected) == [1, 2]
+    assert last.with_name("last.ckpt.damaged-1").is_dir()
+
+
+def test_memory_is_asked_for_before_a_checkpoint_takes_it(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that fitted would not fit when it goes on."""
+    order: list[str] = []
+    for name in ("check_memory", "check_disk", "find"):
+        original = getattr(train_module, name)
+        monkeypatch.setattr(train_module, name, lambda *a, name=name, f=original: (order.append(name), f(*a))[1])
+    train(job_of(stores, tmp_path))
+    assert order == ["check_memory", "check_disk", "find"]
