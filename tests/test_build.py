@@ -260,7 +260,7 @@ def test_a_wrong_option_within_stops_the_command_before_anything_runs(
     """As a key that there is not, and as one that is added all the same."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run", "-m", "optimizer=sparse_adam", "seed=0,1", f"{plus}optimizer.table.lrr=1"])
-    monkeypatch.setattr(run, "run_jobs", lambda: pytest.fail("something runs"))
+    monkeypatch.setattr(run, "run_plan", lambda *_: pytest.fail("something runs"))
     assert run.main() == 2
     said = capsys.readouterr().err
     assert "optimizer.table.lrr=1: " in said and "did you mean optimizer.table.lr?" in said

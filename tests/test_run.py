@@ -73,7 +73,7 @@ def test_grid_and_names(sweep: Sweep) -> None:
     names = {name.rpartition("-")[0] for name in sweep.runs}
     cells = ("se-1x", "se-2x", "me-2x")  # SE and ME at 1x are one run
     assert names == {f"{m}-{c}-clicks-s{s}" for m in ("dcnv2", "dnn") for c in cells for s in (0, 1)}
-    assert ": 12 runs, 0 finished before" in sweep.done.stdout and sweep.done.stdout.count(": starts") == 12
+    assert ": 12 runs (16 cells of the grid), 0 finished before" in sweep.done.stdout and sweep.done.stdout.count(": starts") == 12
     for name, result in sweep.runs.items():
         assert name == result["run_name"] and name.endswith(result["run_id"][:8])
         assert result["num_sets"] * result["embed_size"] == 10 * result["scale"]
@@ -191,7 +191,7 @@ def test_same_command_skips_everything(sweep: Sweep) -> None:
     before = [path.stat().st_mtime_ns for path in files]
     again = run(*sweep.arguments, cwd=sweep.folder)
     assert again.returncode == 0
-    assert "12 runs, 12 finished before" in again.stdout and "starts" not in again.stdout
+    assert "12 runs (16 cells of the grid), 12 finished before" in again.stdout and "starts" not in again.stdout
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
@@ -219,7 +219,7 @@ def test_seeds_differ(sweep: Sweep) -> None:
 def test_what_a_finished_run_has_not_measured_is_said(sweep: Sweep) -> None:
     """And a wrong option is an error, though nothing would be run."""
     again = run(*sweep.arguments, "callback=[spectrum,pair_norm]", cwd=sweep.folder)
-    assert again.returncode == 0 and "12 runs, 12 finished before" in again.stdout
+    assert again.returncode == 0 and "12 runs (16 cells of the grid), 12 finished before" in again.stdout
     assert "not measured then: callback.pair_norm; remove outputs/runs/" in again.stdout
     assert not list(sweep.folder.rglob("pair_norm.parquet"))
     wrong = run(*sweep.arguments, "callback.spectrum.variants=[sen]", cwd=sweep.folder)
