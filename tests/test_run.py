@@ -73,7 +73,10 @@ def test_grid_and_names(sweep: Sweep) -> None:
     names = {name.rpartition("-")[0] for name in sweep.runs}
     cells = ("se-1x", "se-2x", "me-2x")  # SE and ME at 1x are one run
     assert names == {f"{m}-{c}-clicks-s{s}" for m in ("dcnv2", "dnn") for c in cells for s in (0, 1)}
-    assert ": 12 runs (16 cells of the grid), 0 finished before" in sweep.done.stdout and sweep.done.stdout.count(": starts") == 12
+    assert (
+        ": 12 runs (16 cells of the grid), 0 finished before" in sweep.done.stdout
+        and sweep.done.stdout.count(": starts") == 12
+    )
     for name, result in sweep.runs.items():
         assert name == result["run_name"] and name.endswith(result["run_id"][:8])
         assert result["num_sets"] * result["embed_size"] == 10 * result["scale"]
