@@ -1,5 +1,6 @@
 """Every launcher of conf/launch: that it composes, what it says when its plugin is missing, and a sweep through it."""
 
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,14 @@ from typing import Any
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
 from recsys_collapse.config import config_dir
+from recsys_collapse.launch import plugin
+from recsys_collapse.launch.frozen import frozen
 from recsys_collapse.launch.plan import make_plan
+from recsys_collapse.launch.signals import Interrupted
+from recsys_collapse.launch.status import Status
 from tests.cli import run
 from tests.sweeping import begin, finished, processes, read, runs, starts, status, wait_until, words, write_theirs
 
@@ -111,3 +117,54 @@ def test_a_signal_ends_what_workers_watch(tmp_path: Path) -> None:
     assert process.returncode == 143 and "run the same command again" in stderr
     wait_until(lambda: processes(tmp_path) == [], 60)
     assert finished(tmp_path) == set() and not list(tmp_path.glob("outputs/runs/*/failure.json"))
+
+
+class Recorded:
+    """A launcher of Hydra that asks for the config of every job and starts none."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        self.config, self.context, self.asked = config, context, list[Any]()
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> None:
+        self.asked += [self.context.config_loader.load_sweep_config(self.config, words) for words in overrides]
+        raise RuntimeError("a worker was killed")
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "slurm"])
+def test_a_plugin_is_told_names_of_jobs_and_no_secret(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_API_TOKEN", "s3cr3t-value-123")
+    made: list[Recorded] = []
+
+    def instantiate(self: Any, hydra_context: Any, task_function: Any, config: Any) -> Recorded:
+        pickle.dumps((hydra_context.config_loader, task_function, config))
+        made.append(Recorded(config, hydra_context))
+        return made[0]
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", instantiate)
+    plan = make_plan(["-m", f"launch={name}", "seed=0,1", "logger.tags=[s3cr3t-value-123]"])
+    assert plan is not None
+    with frozen(plan, elsewhere=True) as copy:
+        status = Status(2, 0, None)
+        plugin.launch(plan.jobs, status, copy, plan.hydra, plan.folder, plan.config.launch)
+    assert [config.supervised.job for config in made[0].asked] == [job.name for job in plan.jobs]
+    for config in made[0].asked:
+        assert config.supervised.plan == str(copy.plan) and config.supervised.options.name == name
+        assert "s3cr3t" not in OmegaConf.to_yaml(config, resolve=False)
+        assert config.hydra.sweep.dir == str(plan.folder)
+    assert "Recorded ended early: RuntimeError: a worker was killed" in caplog.text
+    assert not copy.code.exists() and copy.plan.exists()
+
+
+def test_the_code_stays_for_jobs_that_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["seed=0"])
+    assert plan is not None
+    for elsewhere in (True, False):
+        with pytest.raises(Interrupted), frozen(plan, elsewhere=elsewhere) as copy:
+            raise Interrupted(143)
+        assert copy.code.exists() == elsewhere

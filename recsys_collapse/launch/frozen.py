@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.config import Config, config_dir, plain
 from recsys_collapse.launch.plan import Job, Plan
+from recsys_collapse.launch.signals import Interrupted
 from recsys_collapse.runs.durable import DamagedError, quarantine, read_sealed, seal, write_json, write_text
 from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import FROZEN, PACKAGE, code_version, own_package, source_files
@@ -60,12 +61,14 @@ def frozen(plan: Plan, elsewhere: bool) -> Iterator[Frozen]:
     `elsewhere`: jobs may outlive an interruption, in the queue of a cluster; their code then stays.
     """
     path, code = freeze(plan), _copy_code(plan)
-    ended = not elsewhere
+    ended = True
     try:
         yield Frozen(
             path, code, tuple(sorted({*plan.config.allow, *(n for j in plan.jobs for n in foreign(j.config))}))
         )
-        ended = True
+    except Interrupted:
+        ended = not elsewhere
+        raise
     finally:
         if ended:
             shutil.rmtree(code, ignore_errors=True)

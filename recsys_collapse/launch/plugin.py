@@ -32,7 +32,8 @@ def launch(jobs: list[Job], status: Status, frozen: Frozen, hydra: DictConfig, f
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = config.hydra.run.dir = str(folder)
         config.hydra.sweep.subdir = "."
-        config.hydra.overrides = {"hydra": [], "task": []}  # where a secret may stand; submitit keeps this in a file
+        config.hydra.overrides.hydra = config.hydra.overrides.task = []  # where a secret may stand, which submitit
+        config.hydra.job.override_dirname = ""  # would keep in a file
     context = HydraContext(config_loader=FrozenConfigs(), callbacks=Callbacks(config))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=supervise, config=config)
     with status.followed(jobs):
