@@ -833,3 +833,21 @@ def test_memory_is_asked_for_before_a_checkpoint_takes_it(
         monkeypatch.setattr(train_module, name, lambda *a, name=name, f=original: (order.append(name), f(*a))[1])
     train(job_of(stores, tmp_path))
     assert order == ["check_memory", "check_disk", "find"]
+
+
+def test_a_figure_that_could_not_be_written_is_written_at_the_end(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends no training, and the run's files are complete all the same, or the run is not finished."""
+    original, failures = durable.os.open, iter([True, False])
+
+    def fails_once(path: Any, *args: Any, **options: Any) -> int:
+        if "spectra.png" in str(path) and next(failures, False):
+            raise OSError(errno.EIO, "I/O error", str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(durable.os, "open", fails_once)
+    job = job_of(stores, tmp_path, "callback=[spectrum]")
+    assert run_job(job) == FINISHED
+    assert "spectra.png is not written (OSError: " in caplog.text
+    assert (job.run_dir / "figures" / "spectra.png").is_file()

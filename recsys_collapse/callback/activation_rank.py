@@ -98,7 +98,9 @@ class ActivationRank(Measuring):
         frame = self.frames["activation_rank"]
         if trainer.is_global_zero and len(frame):
             best = publish.best_epoch(trainer, frame)
-            publish.publish(trainer, "activation_rank", lambda: activation_rank_figure(frame, best), self.frames)
+            self.unwritten = publish.publish(
+                trainer, "activation_rank", lambda: activation_rank_figure(frame, best), self.frames
+            )
 
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int) -> None:
         if self._nothing or not trainer.is_global_zero:

@@ -127,7 +127,9 @@ class GradientSpectrum(Measuring):
         frame = self.frames["gradient_spectra"]
         if trainer.is_global_zero and len(frame):
             best = publish.best_epoch(trainer, frame)
-            publish.publish(trainer, "gradient_spectrum", lambda: gradient_spectrum_figure(frame, best), self.frames)
+            self.unwritten = publish.publish(
+                trainer, "gradient_spectrum", lambda: gradient_spectrum_figure(frame, best), self.frames
+            )
 
     def _rows(self, pl_module: CTRModule) -> Iterator[tuple[Any, ...]]:
         """Rows of the file after the epoch."""

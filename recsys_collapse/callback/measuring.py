@@ -6,6 +6,7 @@ as if nothing had been interrupted. Works in any Lightning trainer.
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
@@ -13,7 +14,7 @@ import pytorch_lightning as lightning
 import torch
 
 from recsys_collapse.callback import publish
-from recsys_collapse.runs.durable import write_parquet
+from recsys_collapse.runs.durable import write_bytes, write_parquet
 
 
 class Measuring(lightning.Callback):
@@ -24,6 +25,8 @@ class Measuring(lightning.Callback):
 
     def __init__(self) -> None:
         self.frames: dict[str, pl.DataFrame] = {}
+        self.unwritten: dict[Path, bytes] = {}
+        """Figures of the last training that could not be written."""
         self._empty()
 
     def _empty(self) -> None:
@@ -47,7 +50,7 @@ class Measuring(lightning.Callback):
         return any(len(frame) and frame["epoch"].max() == trainer.current_epoch - 1 for frame in self.frames.values())
 
     def write(self, trainer: lightning.Trainer) -> None:
-        """Write every frame that has rows; unlike after an epoch, what cannot be written is an error.
+        """Write every frame that has rows, and what could not be; unlike before, what cannot be written is an error.
 
         Raises:
             OSError: the disk is full, for example.
@@ -55,6 +58,8 @@ class Measuring(lightning.Callback):
         for name, frame in self.frames.items():
             if len(frame):
                 write_parquet(publish.run_folder(trainer) / f"{name}.parquet", frame)
+        for path, content in self.unwritten.items():
+            write_bytes(path, content)
 
 
 def _as_tensor(frame: pl.DataFrame) -> torch.Tensor:

@@ -81,7 +81,7 @@ class PairNorm(Measuring):
         if trainer.is_global_zero and len(self.frames["pair_norm"]):
             at_best = pl.col("epoch") == publish.best_epoch(trainer, self.frames["pair_norm"])
             best = [self.frames[name].filter(at_best) for name in SCHEMAS]
-            publish.publish(trainer, "pair_norm", lambda: pair_norm_figure(*best), self.frames)
+            self.unwritten = publish.publish(trainer, "pair_norm", lambda: pair_norm_figure(*best), self.frames)
 
     @torch.no_grad()
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int) -> None:

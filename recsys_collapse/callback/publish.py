@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.callback.records import best_epoch as records_best
-from recsys_collapse.runs.durable import write, write_parquet
+from recsys_collapse.runs.durable import write_bytes, write_parquet
 
 log = logging.getLogger(__name__)
 LOGGED_ROWS = 10_000  # of a table: W&B keeps the first ones of longer tables, here the last ones are wanted
@@ -55,7 +55,7 @@ def best_epoch(trainer: lightning.Trainer, frame: pl.DataFrame) -> int:
 
 def publish(
     trainer: lightning.Trainer, name: str, draw: Callable[[], Any] | None, frames: Mapping[str, pl.DataFrame]
-) -> None:
+) -> dict[Path, bytes]:
     """Draw `figures/<name>.png` into the run's directory, and send figure and tables to loggers that take them.
 
     A figure is not worth a training run: what goes wrong is a warning.
@@ -65,12 +65,18 @@ def publish(
         name: of the figure and, before a slash, of everything in the loggers.
         draw: returns a matplotlib figure; None: there is nothing to draw.
         frames: tables for the loggers, by name; their last rows.
+
+    Returns the files that were drawn and could not be written.
     """
-    png = io.BytesIO()
+    png, unwritten = io.BytesIO(), dict[Path, bytes]()
+    path = run_folder(trainer) / "figures" / f"{name}.png"
     try:
         if draw is not None:
             draw().savefig(png, format="png", dpi=150)
-            write(run_folder(trainer) / "figures" / f"{name}.png", lambda file: file.write(png.getvalue()))
+            write_bytes(path, png.getvalue())
+    except OSError as error:
+        log.warning(f"{path} is not written ({type(error).__name__}: {error})")
+        unwritten[path] = png.getvalue()
     except Exception as error:  # whatever a plot library raises
         log.warning(f"figure {name}: not drawn ({type(error).__name__}: {error}); the tables are complete")
         png = io.BytesIO()
@@ -80,6 +86,7 @@ def publish(
         except Exception as error:  # whatever a logger raises
             found = f"{type(error).__name__}: {error}"
             log.warning(f"figure {name}: not sent to {type(logger).__name__} ({found}); the files are complete")
+    return unwritten
 
 
 def _send(logger: Any, name: str, png: io.BytesIO, frames: Mapping[str, pl.DataFrame]) -> None:

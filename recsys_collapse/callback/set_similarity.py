@@ -80,7 +80,9 @@ class SetSimilarity(Measuring):
         frame = self.frames["set_similarity"]
         if trainer.is_global_zero and len(frame):
             best = frame.filter(pl.col("epoch") == publish.best_epoch(trainer, frame))
-            publish.publish(trainer, "set_similarity", lambda: set_similarity_figure(best), self.frames)
+            self.unwritten = publish.publish(
+                trainer, "set_similarity", lambda: set_similarity_figure(best), self.frames
+            )
 
     def _why_nothing(self, pl_module: lightning.LightningModule) -> str | None:
         if not isinstance(pl_module, CTRModule):

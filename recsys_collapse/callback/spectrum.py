@@ -121,7 +121,7 @@ class Spectrum(Measuring):
             best = spectra.filter(pl.col("epoch") == publish.best_epoch(trainer, collapse))
             last = spectra.filter(pl.col("epoch") == collapse["epoch"].max())
             draw = (lambda: spectra_figure(best)) if len(best) else None
-            publish.publish(trainer, "spectra", draw, {"last_epoch": last, "collapse": collapse})
+            self.unwritten = publish.publish(trainer, "spectra", draw, {"last_epoch": last, "collapse": collapse})
 
     def _tables(self, pl_module: lightning.LightningModule) -> list[Table]:
         if isinstance(pl_module, CTRModule):

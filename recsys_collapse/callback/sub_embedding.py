@@ -108,7 +108,7 @@ class SubEmbedding(Measuring):
         if trainer.is_global_zero and len(self.frames["sub_embedding"]):
             at_best = pl.col("epoch") == publish.best_epoch(trainer, self.frames["sub_embedding"])
             best = [self.frames[name].filter(at_best) for name in SCHEMAS]
-            publish.publish(trainer, "sub_embedding", lambda: sub_embedding_figure(*best), self.frames)
+            self.unwritten = publish.publish(trainer, "sub_embedding", lambda: sub_embedding_figure(*best), self.frames)
 
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, epoch: int) -> None:
         if self._nothing or not trainer.is_global_zero:

@@ -85,9 +85,14 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     sync(path.parent)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Bytes as they are."""
+    write(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Text as UTF-8."""
-    write(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

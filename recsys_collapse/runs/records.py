@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_collapse.runs.durable import DamagedError, read_sealed, remove, seal, write_json
+from recsys_collapse.runs.heartbeat import NAME as HEARTBEAT
 from recsys_collapse.runs.secrets import scrub_tree
 from recsys_collapse.runs.version import code_version
 
@@ -87,8 +88,11 @@ def damage(run_dir: Path, run_id: str | None = None) -> str | None:
 
 
 def tidy(run_dir: Path) -> None:
-    """Remove what only an unfinished run needs; what cannot be removed harms nobody, and is said."""
-    for name in RESUMABLE:
+    """Remove what only an unfinished or failed run has; what cannot be removed harms nobody, and is said.
+
+    A run can fail, or be killed, between its result and this.
+    """
+    for name in (*RESUMABLE, "failure.json", HEARTBEAT):
         try:
             remove(run_dir / name)
         except OSError as error:
