@@ -26,7 +26,7 @@ test: $(STAMP)  ## the test suite (a few minutes on 2 cores)
 test-slow: $(STAMP)  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-faults: $(STAMP)  ## every disk operation of a run fails once, in four ways (about 40 minutes on 2 cores)
+test-faults: $(STAMP)  ## every disk operation of a run fails once, in four ways (about 35 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --workers 2
 
 test-gpu: $(STAMP)  ## tests that need CUDA
