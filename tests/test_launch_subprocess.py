@@ -199,12 +199,14 @@ def test_a_job_that_another_command_has_is_waited_for(
     assert (started(first), started(second), status.done, status.failed) == (0, 1, 2, {})
 
 
-def test_being_busy_is_no_try(scripts: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_being_busy_is_no_try(scripts: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(pool, "PAUSE", 0.05)
     (job,) = scripts(one="case $(wc -l < starts.txt) in 1|2) exit 73;; 3) kill -9 $$;; esac; " + FINISHES)
     status = Status(1, 0, None)
     launch([job], status, NOWHERE, [{}], options())
     assert (started(job), status.done, status.failed) == (4, 1, {})
+    assert caplog.text.count("one: another command has it, it is waited for") == 1
 
 
 def test_jobs_have_the_environment_of_their_slot(scripts: Callable[..., list[Job]]) -> None:

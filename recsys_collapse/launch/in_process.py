@@ -18,21 +18,19 @@ LONGEST_PAUSE = 5.0  # seconds, between looks at a job that another process has
 def launch(jobs: list[Job], status: Status) -> None:
     """Run the jobs; those that another process has come last, and are waited for."""
     left, busy_in_a_row = deque(jobs), 0
-    while left:
+    while left and not status.disk_full:
         job = left.popleft()
-        if standing(job) == FINISHED:  # by another command meanwhile
+        outcome = standing(job)
+        if outcome is None:
+            status.started(job)
+            outcome = run_job(job)
+            failure = read_failure(job.run_dir) if outcome in (FAILED, DISK_FULL) else None
+            status.ended(job, outcome, failure["reason"] if failure else "")
+        elif outcome == FINISHED:  # by another command meanwhile
             status.found(job)
-            continue
-        status.started(job)
-        outcome = run_job(job)
-        failure = read_failure(job.run_dir) if outcome in (FAILED, DISK_FULL) else None
-        status.ended(job, outcome, failure["reason"] if failure else "")
-        if outcome == BUSY:
+        busy_in_a_row = busy_in_a_row + 1 if outcome == BUSY else 0
+        if outcome == BUSY:  # asked again without a word: it may take days
             left.append(job)
-            busy_in_a_row += 1
+            status.busy(job)
             if busy_in_a_row >= len(left):
                 time.sleep(min(0.2 * busy_in_a_row, LONGEST_PAUSE))
-        else:
-            busy_in_a_row = 0
-        if outcome == DISK_FULL:
-            return

@@ -39,6 +39,7 @@ class Status:
         """Of the jobs that finished here."""
         self.disk_full = False
         self._finished: set[str] = set()
+        self._waited_for: set[str] = set()
         self._most_at_once = 1
 
     def started(self, job: Job) -> None:
@@ -64,6 +65,12 @@ class Status:
         self._write()
         if self.total > 1:
             log.info(str(self))
+
+    def busy(self, job: Job) -> None:
+        """Another command has a job: said once."""
+        if job.name not in self._waited_for:
+            self._waited_for.add(job.name)
+            log.info(f"{job.name}: another command has it, it is waited for")
 
     def found(self, job: Job) -> None:
         """A job was finished by another command meanwhile."""

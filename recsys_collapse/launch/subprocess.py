@@ -124,6 +124,7 @@ class _Pool:
             log.error(f"{job.name}: {child.reason}")
 
     def _later(self, job: Job) -> None:
+        self.status.busy(job)
         self.waiting.append((time.monotonic() + PAUSE, job))
 
 
