@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"build", "model.backbone"},
     "build": {"config"},
     "trust": set(),
+    "load": {"build", "dataset.store", "model.backbone", "runs.checkpoint", "runs.records", "trust"},
     "runs": {"", "build", "config", "runs"},
     "runs.secrets": set(),
     "launch": {

@@ -1,0 +1,101 @@
+"""A finished run as it can be used again: its config, its best weights, and the store with its vocabularies.
+
+For predict, export and diagnose. A run directory may come from somebody else: its files build nothing but classes of
+this package and what `allow` lets in, and nothing in them is executed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from recsys_collapse.build import build
+from recsys_collapse.dataset.store import Store, open_store
+from recsys_collapse.model.backbone import Backbone
+from recsys_collapse.runs.checkpoint import misfit, read_best
+from recsys_collapse.runs.records import damage, read_result
+from recsys_collapse.trust import check_trusted
+
+PREFIX = "backbone."  # of the weights in a checkpoint, which are those of the whole LightningModule
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a finished run left."""
+
+    run_dir: Path
+    config: DictConfig
+    """As it was resolved; only `model` and `dataset` are checked for what they build."""
+    result: dict[str, Any]
+    store: Store
+    """The prepared data, with `vocabulary.parquet` and the manifest."""
+    backbone: Backbone
+    """With the best weights, on the CPU, in evaluation mode, in the precision of the checkpoint."""
+
+
+def load_run(run_dir: Path, allow: Sequence[str] = (), store_dir: Path | None = None) -> LoadedRun:
+    """Load a finished run.
+
+    Args:
+        run_dir: `<output_dir>/runs/<run_name>`.
+        allow: dotted names that its config may build from as well; only ever from the command line (`trust.py`).
+        store_dir: the folder of stores; None: that of the config, then `<output_dir>/stores` beside the run.
+
+    Raises:
+        ValueError: it is no finished run, is damaged, names a class that is not allowed, or its data is not there.
+    """
+    result = read_result(run_dir)
+    if result is None:
+        why = damage(run_dir) or "there is no result.json; expected the directory of a finished run"
+        raise ValueError(f"run={run_dir}: {why}")
+    path = run_dir / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, DictConfig) or not {"model", "embed", "dataset", "trainer"} <= {*config}:
+        raise ValueError(f"{path}: expected the config of a run, with model, embed, dataset and trainer")
+    for section in ("model", "dataset"):  # all that is built from it; a callback of the user's own is not needed here
+        check_trusted(config[section], allow, f"{path}: {section}")
+    store = find_store(result, [store_dir] if store_dir else [Path(config.store_dir), run_dir.parents[1] / "stores"])
+    return LoadedRun(run_dir, config, result, store, load_backbone(run_dir, config, result, store.cardinalities))
+
+
+def load_backbone(run_dir: Path, config: DictConfig, result: dict[str, Any], cardinalities: list[int]) -> Backbone:
+    """The backbone of a config with the best weights of its run.
+
+    Raises:
+        ValueError: the weights are damaged, or are not those of the model.
+    """
+    try:
+        content = read_best(run_dir, result["run_id"])
+    except OSError as error:
+        raise ValueError(f"{run_dir}: its best weights cannot be read: {error}") from error
+    state = {key.removeprefix(PREFIX): value for key, value in content["state_dict"].items() if key.startswith(PREFIX)}
+    sizes = {"num_sets": config.embed.num_sets, "embed_size": config.embed.embed_size}
+    backbone: Backbone = build(config.model.backbone, "model.backbone", cardinalities=cardinalities, **sizes)
+    if why := misfit({"state_dict": state}, backbone):
+        raise ValueError(f"{run_dir}: its best weights are not those of the model: {why}")
+    backbone.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    backbone.load_state_dict(state)
+    return backbone.eval()
+
+
+def find_store(result: dict[str, Any], folders: Sequence[Path]) -> Store:
+    """The store that a run was trained on, in the first of these folders that has it.
+
+    Raises:
+        ValueError: none has it, or it is damaged.
+    """
+    for folder in folders:
+        for path in sorted(folder.glob(f"*-v*-{result['data_fingerprint']}")):
+            return open_store(path)
+    raise ValueError(
+        f"the prepared data of {result['run_name']} (*-{result['data_fingerprint']}), which has its vocabularies, is "
+        f"not in {' or '.join(map(str, folders))}: say where it is with predict.store_dir=..., or prepare it again "
+        "with the run's dataset options: python -m recsys_collapse.prepare dataset=..."
+    )
