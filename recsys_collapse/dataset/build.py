@@ -73,6 +73,7 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         "counted_rows": int(np.count_nonzero(counted_n)),
         "distinct_values": distinct,
         "id_0_rate": id_0_rate,
+        **({} if spill.truth is None else {"truth": spill.truth, "answer": source.answer()}),
     }
 
 
@@ -84,6 +85,7 @@ class Spill:
         self.fields: dict[str, Column] = {}
         self.time: Column | None = None
         self.parts: dict[str, int] | None = None
+        self.truth: list[str] | None = None
         (folder / "columns").mkdir()
 
     def add(self, rows: Rows) -> None:
@@ -107,6 +109,9 @@ class Spill:
             list(pool.map(lambda pair: pair[0].add(pair[1]), columns))
         with (self.folder / "labels.bin").open("ab") as file:
             rows.labels.astype(np.uint8).tofile(file)
+        if rows.truth is not None:
+            with (self.folder / "truth.bin").open("ab") as file:
+                rows.truth.to_numpy().astype(np.float32, order="C").tofile(file)
 
     def _start(self, rows: Rows) -> None:
         folder = self.folder / "columns"
@@ -114,6 +119,7 @@ class Spill:
             self.fields[name] = Column(folder / f"{i}.bin", self.buckets.get(name))
         self.time = None if rows.time is None else Column(folder / "time.bin", ordered=True)
         self.parts = None if rows.part is None else dict.fromkeys(PARTS, 0)
+        self.truth = None if rows.truth is None else rows.truth.columns
         if rows.part not in (None, *PARTS) or (rows.part is not None and rows.time is not None):
             raise ValueError(
                 f"dataset: part {rows.part}, time given: {rows.time is not None}: expected one of "
@@ -131,6 +137,9 @@ class Spill:
             raise ValueError(f"dataset: labels {np.unique(rows.labels)[:5].tolist()}: expected 0 and 1")
         if (rows.time is None) != (self.time is None) or (rows.part is None) != (self.parts is None):
             raise ValueError("dataset: a piece with a time or part among pieces without one: expected all or none")
+        truth = None if rows.truth is None else rows.truth.columns
+        if truth != self.truth or (rows.truth is not None and rows.truth.height != len(rows.labels)):
+            raise ValueError(f"dataset: a piece with truth {truth}: expected {self.truth}, one row for each label")
         if self.parts is not None:
             later = [part for part in PARTS[PARTS.index(str(rows.part)) + 1 :] if self.parts[part]]
             if later:

@@ -35,6 +35,8 @@ class Rows(NamedTuple):
     """(rows,) what rows are ordered by before they are split 8:1:1; None: split at random."""
     done: float = 1.0
     """Share of the source read so far, for whoever waits."""
+    truth: pl.DataFrame | None = None
+    """Of rows whose answer is known: `logit`, the true one, and the components it is made of; kept as float32."""
 
 
 def runtime(**kwargs: Any) -> Any:
@@ -102,6 +104,10 @@ class Source(ABC):
     def field_buckets(self) -> dict[str, Bucket]:
         """Fields whose distinct values are turned into others before they are counted, such as numbers."""
         return {}
+
+    def answer(self) -> dict[str, Any] | None:
+        """What is known of how the rows came about, for the manifest, if they have a `truth`; None: nothing."""
+        return None
 
     def published(self) -> dict[str, str]:
         """Statistics that others published for these rows, by the names of `report.statistics`."""

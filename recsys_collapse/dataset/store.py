@@ -3,7 +3,8 @@
 `<store_dir>/<name>-v<version>-<fingerprint>/`: `ids.bin` (rows x fields, int32, row-major), `labels.bin` (rows, uint8),
 `splits.bin` (rows, int32: row numbers of train, then valid, then test), `vocabulary.parquet` (field, value, count, id),
 `bad_lines.jsonl` (lines that were set aside, if any), `manifest.json` (sizes, checksums and statistics; written last,
-before the directory gets its name). The version is that of the recipe, whose every option is in the fingerprint.
+before the directory gets its name), and if the answer is known, `truth.bin` (rows x columns, float32, row-major; the
+columns stand in the manifest). The version is that of the recipe, whose every option is in the fingerprint.
 """
 
 import json
@@ -41,6 +42,8 @@ class Store:
     labels: Tensor
     splits: dict[str, Tensor]
     """Row numbers in file order of `train`, `valid` and `test`, int32."""
+    truth: Tensor | None = None
+    """(rows, T) float32, where the answer is known: the true logit and its components; columns in the manifest."""
 
     def manifest(self) -> dict[str, Any]:
         """What is known of the store: recipe, sizes, checksums and statistics."""
@@ -174,13 +177,22 @@ def open_store(path: Path) -> Store:
         ids=ids.view(rows, len(fields)),
         labels=torch.from_file(str(path / "labels.bin"), size=rows, dtype=torch.uint8),
         splits=dict(zip(PARTS, order.split([manifest["parts"][part] for part in PARTS]), strict=True)),
+        truth=_truth(path, manifest),
     )
+
+
+def _truth(path: Path, manifest: dict[str, Any]) -> Tensor | None:
+    if "truth" not in manifest:
+        return None
+    rows, columns = manifest["rows"], len(manifest["truth"])
+    return torch.from_file(str(path / "truth.bin"), size=rows * columns, dtype=torch.float32).view(rows, columns)
 
 
 def sizes(manifest: dict[str, Any]) -> dict[str, int]:
     """Bytes of the files that are mapped."""
     rows = manifest["rows"]
-    return {"ids.bin": 4 * rows * len(manifest["fields"]), "labels.bin": rows, "splits.bin": 4 * rows}
+    found = {"ids.bin": 4 * rows * len(manifest["fields"]), "labels.bin": rows, "splits.bin": 4 * rows}
+    return found | ({"truth.bin": 4 * rows * len(manifest["truth"])} if "truth" in manifest else {})
 
 
 def checksum(path: Path) -> list[int]:

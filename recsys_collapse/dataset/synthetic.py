@@ -1,113 +1,136 @@
-"""A small data set made from a seed: Zipf values and planted low-rank interactions between fields.
+"""Rows whose answer is known: drawn block by block from a planted model (`planted.py`), whose truth is kept with them.
 
-For trying things without data. The logit is a linear term plus P patterns; in a pattern every pair of its fields
-interacts through the product of r-dimensional latents, and values share a few centroids, so that rare values can be
-learned at all. Rank r per pattern and field is the answer a spectrum can be held against.
-
-Shapes: n rows, N fields, D values of one field, r rank.
+Rows of train, valid and test come from streams of their own, and a smaller data set is the beginning of a larger one: so
+runs with more training rows are tested on the same rows. Memory does not grow with the rows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 
-from recsys_collapse.dataset.source import Rows, Source
-from recsys_collapse.seeding import derive
+from recsys_collapse.dataset.planted import BLOCK, Planted, PlantedOptions, cardinalities
+from recsys_collapse.dataset.source import PARTS, Rows, Source
 
-NUM_CENTROIDS = 16
-CENTROID_SHARE = 0.9  # of a latent's variance; the rest is the value's own
+LEAST = {
+    "num_fields": 2,
+    "min_cardinality": 2,
+    "num_patterns": 1,
+    "fields_per_pattern": 2,
+    "rank": 1,
+    "centroids": 1,
+    "zipf": 0,
+    "zipf_shift": 0,
+    "spurious_fields": 0,
+    "train_rows": 10,
+    "valid_rows": 10,
+    "test_rows": 10,
+}
+SHARES = ("dependence", "own_share", "linear_share", "third_order_share")
 
 
 @dataclass(kw_only=True)
-class Synthetic(Source):
-    """Rows drawn from a known model.
+class Synthetic(PlantedOptions, Source):
+    """Rows drawn from a planted model; its options are those of `PlantedOptions`.
 
     Args:
-        rows: number of rows.
-        num_fields: N.
-        min_cardinality, max_cardinality: D_1 and D_N; those between are log-spaced.
-        zipf: exponent a of the value frequencies, P(v) ~ v^-a.
-        num_patterns: P.
-        fields_per_pattern: how many fields interact in a pattern.
-        rank: r of every pattern.
-        signal: standard deviation of the logit; 1.4 is a best possible AUC near 0.80.
-        base_rate: expected share of label 1.
-        data_seed: seed of everything drawn here.
+        train_rows, valid_rows, test_rows: number of rows of each part; `split_seed` has no part in it.
     """
 
-    rows: int
-    num_fields: int
-    min_cardinality: int
-    max_cardinality: int
-    zipf: float
-    num_patterns: int
-    fields_per_pattern: int
-    rank: int
-    signal: float
-    base_rate: float
-    data_seed: int
+    version: ClassVar[int] = 2
+
+    train_rows: int
+    valid_rows: int
+    test_rows: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"rows": 10, "num_fields": 2, "min_cardinality": 2, "max_cardinality": self.min_cardinality}
-        least |= {"num_patterns": 1, "fields_per_pattern": 2, "rank": 1, "zipf": 0, "signal": 0}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
+        for name, lowest in {**LEAST, "max_cardinality": self.min_cardinality}.items():
+            if not getattr(self, name) >= lowest:
                 raise ValueError(f"dataset.{name}={getattr(self, name)}: expected {lowest} or more")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"dataset.{name}={getattr(self, name)}: expected a share from 0 to 1")
         if not 0 < self.base_rate < 1:
             raise ValueError(f"dataset.base_rate={self.base_rate}: expected a share between 0 and 1")
+        if not 0.5 < self.bayes_auc < 1:
+            raise ValueError(f"dataset.bayes_auc={self.bayes_auc}: expected an AUC between 0.5 and 1")
+        if self.cardinality_order not in ("sorted", "shuffled"):
+            raise ValueError(f"dataset.cardinality_order={self.cardinality_order}: expected sorted or shuffled")
+        if self.linear_share + self.third_order_share > 1:
+            raise ValueError(
+                f"dataset.linear_share={self.linear_share}, dataset.third_order_share={self.third_order_share}: "
+                "expected at most 1 together; the patterns have the rest"
+            )
+        if self.num_fields - self.spurious_fields < 2:
+            raise ValueError(
+                f"dataset.spurious_fields={self.spurious_fields} of dataset.num_fields={self.num_fields}: expected two "
+                "fields or more that are not spurious"
+            )
+        given = self.cardinalities
+        if given is not None and (len(given) != self.num_fields or min(given) < 2):
+            raise ValueError(
+                f"dataset.cardinalities={given}: expected {self.num_fields} (dataset.num_fields) integers of 2 or more"
+            )
+
+    @cached_property
+    def planted(self) -> Planted:
+        """The model that the rows are drawn from.
+
+        Raises:
+            ValueError: `bayes_auc` cannot be reached with these fields.
+        """
+        return Planted(self)
 
     def files(self) -> list[Path]:
         return []
 
+    def check(self) -> None:
+        """Nothing is read, so nothing can be missing; whether `bayes_auc` can be reached shows when rows are drawn."""
+
     def read(self) -> Iterator[Rows]:
-        rng = np.random.default_rng(derive(self.data_seed, "synthetic"))
-        cardinalities = np.geomspace(self.min_cardinality, self.max_cardinality, self.num_fields).round().astype(int)
-        values_nN = np.stack([self._zipf_values(rng, size) for size in cardinalities], axis=1)
-        linear = [rng.standard_normal(size)[values_nN[:, i]] for i, size in enumerate(cardinalities)]
-        patterns = [self._pattern(rng, values_nN, cardinalities) for _ in range(self.num_patterns)]
-        score_n = np.sqrt(0.4) * _standardised(np.sum(linear, axis=0)) + np.sqrt(0.6) * _standardised(
-            np.sum(patterns, axis=0)
+        sizes = {part: getattr(self, f"{part}_rows") for part in PARTS}
+        done, total = 0, sum(sizes.values())
+        for part, size in sizes.items():
+            for block, start in enumerate(range(0, size, BLOCK)):
+                rows = min(BLOCK, size - start)
+                done += rows
+                yield self.block(part, block, rows)._replace(done=done / total)
+
+    def block(self, part: str, number: int, rows: int = BLOCK) -> Rows:
+        """The first rows of one block of a part: the same whatever else is drawn."""
+        planted = self.planted
+        values_nN = planted.values(part, number)
+        components_nT = planted.components(values_nN)
+        logit_n = planted.logits(components_nT)
+        truth = pl.DataFrame({"logit": logit_n}).with_columns(
+            pl.Series(name, components_nT[:, t]) for t, name in enumerate(planted.coefficients)
         )
-        logit_n = self.signal * _standardised(score_n)
-        probability_n = 1 / (1 + np.exp(-(logit_n + _bias(logit_n, self.base_rate))))
-        labels_n = (rng.random(self.rows) < probability_n).astype(np.uint8)
-        names = [f"field{i + 1:02d}" for i in range(self.num_fields)]
-        yield Rows(pl.DataFrame(values_nN, schema=names), labels_n)
+        return Rows(
+            pl.DataFrame(values_nN[:rows], schema=self.field_names()),
+            planted.labels(logit_n, part, number)[:rows],
+            part=part,
+            truth=truth[:rows],
+        )
 
-    def _zipf_values(self, rng: np.random.Generator, cardinality: int) -> np.ndarray:
-        weights = np.arange(1, cardinality + 1.0) ** -self.zipf
-        return np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(self.rows)).clip(max=cardinality - 1)
+    def field_names(self) -> list[str]:
+        """`field01`, `field02`, ..."""
+        digits = max(2, len(str(self.num_fields)))
+        return [f"field{i + 1:0{digits}}" for i in range(self.num_fields)]
 
-    def _pattern(self, rng: np.random.Generator, values_nN: np.ndarray, cardinalities: np.ndarray) -> np.ndarray:
-        """Sum of A_ij <u_i, u_j> over the pairs of a random subset of fields, to unit variance."""
-        chosen = rng.choice(self.num_fields, size=min(self.fields_per_pattern, self.num_fields), replace=False)
-        latents_nr = {i: self._latents(rng, cardinalities[i])[values_nN[:, i]] for i in chosen}
-        pairs = [
-            rng.choice([-1, 1]) * rng.uniform(0.5, 1.5) * (latents_nr[i] * latents_nr[j]).sum(axis=1)
-            for i, j in combinations(chosen, 2)
-        ]
-        return _standardised(np.sum(pairs, axis=0))
-
-    def _latents(self, rng: np.random.Generator, cardinality: int) -> np.ndarray:
-        centroids = rng.standard_normal((NUM_CENTROIDS, self.rank))
-        own = rng.standard_normal((cardinality, self.rank))
-        member = rng.integers(NUM_CENTROIDS, size=cardinality)
-        return np.sqrt(CENTROID_SHARE) * centroids[member] + np.sqrt(1 - CENTROID_SHARE) * own
-
-
-def _standardised(values_n: np.ndarray) -> np.ndarray:
-    return (values_n - values_n.mean()) / values_n.std()
-
-
-def _bias(logit_n: np.ndarray, base_rate: float) -> float:
-    """B with mean sigmoid(logit + b) = base rate, by bisection."""
-    low, high = -30.0, 30.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (1 / (1 + np.exp(-(logit_n + middle)))).mean() < base_rate else (low, middle)
-    return low
+    def answer(self) -> dict[str, Any]:
+        """What was planted: in which fields, of which rank, with which coefficients and frequencies."""
+        planted, names = self.planted, self.field_names()
+        return {
+            "coefficients": planted.coefficients,
+            "bias": planted.bias,
+            "base_rate": self.base_rate,
+            "bayes_auc": self.bayes_auc,
+            "pattern_fields": [[names[i] for i in pattern.fields_S] for pattern in planted.patterns],
+            "planted_rank": dict(zip(names, planted.field_ranks(), strict=True)),
+            "values": dict(zip(names, cardinalities(self), strict=True)),
+            "spurious": [names[i] for i in planted.spurious],
+        }
