@@ -24,6 +24,7 @@ from recsys_collapse.runs.records import SCHEMA
 from recsys_collapse.runs.version import code_version
 from recsys_collapse.score import Score, score
 from recsys_collapse.spectrum import abundance_of_fields
+from recsys_collapse.truth import against_truth
 
 
 def describe(
@@ -32,13 +33,16 @@ def describe(
     """Score validation and test rows with the best weights, once, and describe the run."""
     config, checkpoint = job.config, read_best(job.run_dir, job.run_id)
     module.load_state_dict(checkpoint["state_dict"])
-    scores = {}
+    scores, truth = {}, {}
     for part in ("valid", "test"):
         batches = Batches(store, part, config.trainer.eval_batch_size)
         logit_n = torch.cat(trainer.predict(module, batches)).float().cpu()  # type: ignore[arg-type]
         row_n = store.splits[part].cpu()
         label_n = store.labels.index_select(0, store.splits[part]).cpu()
         scores[part] = score(logit_n, label_n)
+        if store.truth is not None:
+            truth_nT = store.truth.index_select(0, row_n)
+            truth[part] = against_truth(logit_n, label_n, truth_nT, store.manifest()["answer"]["coefficients"])
         if config.save_scores:
             write_scores(job.run_dir / f"{part}_scores.parquet", row_n.long(), label_n, logit_n)
     embedding, count_D = module.backbone.embedding, module.train_count_D
@@ -65,6 +69,7 @@ def describe(
         "init": config.init.name,
         "match": config.match.name,
         **_scores(scores),
+        **({"truth": truth} if truth else {}),
         "best_epoch": checkpoint["epoch"],
         "num_epochs": len(records.records) - 1,
         "evaluations_per_epoch": config.trainer.evaluations_per_epoch,

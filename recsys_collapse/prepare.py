@@ -6,7 +6,9 @@ paper's Table 2, every field, what differs from published numbers, and a plot of
 
 import json
 import logging
+import math
 import sys
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
@@ -15,7 +17,11 @@ from rich.console import Console
 from recsys_collapse.config import config_dir, plain, register, validate
 from recsys_collapse.launch.plan import compose_jobs
 
+if TYPE_CHECKING:
+    from recsys_collapse.dataset.store import Store
+
 register()
+MOST_ROWS = 1_000_000  # that a best AUC is computed on: sorting takes memory
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
@@ -69,6 +75,9 @@ def prepare_and_show(config: DictConfig) -> None:
         console.print(table)
     for line in report.remarks(manifest, source.published()):
         console.print(line, highlight=False, soft_wrap=True)
+    if store.truth is not None:
+        for line in truth_lines(store):
+            console.print(line, highlight=False, soft_wrap=True)
     console.print(f"store      {store.path}", highlight=False, soft_wrap=True)
     try:
         report.draw_cardinalities(manifest, source.name, figure)
@@ -76,6 +85,36 @@ def prepare_and_show(config: DictConfig) -> None:
         console.print(f"no plot    {figure}: {error.strerror}", highlight=False, soft_wrap=True)
     else:
         console.print(f"plot       {figure}", highlight=False, soft_wrap=True)
+
+
+def truth_lines(store: "Store") -> list[str]:
+    """What was planted, and whether base rate and best possible AUC came out as asked for, with 95% intervals."""
+    from recsys_collapse.score import score
+
+    assert store.truth is not None
+    answer = store.manifest()["answer"]
+    row_n = store.splits["test"][:MOST_ROWS]
+    label_n = store.labels.index_select(0, row_n)
+    found = score(store.truth.index_select(0, row_n)[:, 0], label_n)
+    rate, rows = label_n.double().mean().item(), len(row_n)
+    error = 1.96 * math.sqrt(rate * (1 - rate) / rows)
+    lines = [f"pattern {p + 1}  {' '.join(fields)}" for p, fields in enumerate(answer["pattern_fields"])]
+    lines += [f"no effect  {' '.join(answer['spurious'])}"] if answer["spurious"] else []
+    lines += [f"base rate  {rate:.4f} +-{error:.4f} on {rows:,} test rows; asked for {answer['base_rate']}"]
+    if found.auc is not None:
+        error = 1.96 * auc_error(found.auc, int(label_n.sum()), rows)
+        lines += [
+            f"best AUC   {found.auc:.4f} +-{error:.4f}; asked for {answer['bayes_auc']}; log-loss {found.logloss:.4f}"
+        ]
+    return lines
+
+
+def auc_error(auc: float, positives: int, rows: int) -> float:
+    """Standard error of an AUC by Hanley and McNeil's formula, which is within some percent for scores like ours."""
+    negatives = rows - positives
+    one, two = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # two positives above a negative, a positive above two
+    spread = auc * (1 - auc) + (positives - 1) * (one - auc**2) + (negatives - 1) * (two - auc**2)
+    return math.sqrt(spread / (positives * negatives))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def run_plan(plan: Plan, missing: list[Job]) -> int:
     for job in plan.jobs:
         if job not in missing:
             tidy(job.run_dir)  # it may have ended between its result and that
-    from recsys_collapse.runs import fields, figure, table  # noqa: F401 (now: later they may have been edited)
+    from recsys_collapse.runs import fields, figure, table, truth  # noqa: F401 (now: later they may have been edited)
 
     status = Status(len(plan.jobs), len(plan.jobs) - len(missing), plan.folder / "status.json")
     if missing:
@@ -110,7 +110,7 @@ def start(plan: Plan, jobs: list[Job], status: Status) -> None:
 
 def conclude(plan: Plan) -> int:
     """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
-    from recsys_collapse.runs import fields, figure, table
+    from recsys_collapse.runs import fields, figure, table, truth
     from recsys_collapse.runs.durable import write_json
 
     table.rebuild(plan.output_dir, plan.config.file_locks)
@@ -120,10 +120,13 @@ def conclude(plan: Plan) -> int:
     if results:
         table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
         field_paths = fields.show_fields(results, plan.output_dir, folder)
+        truth_paths = truth.show_truth(results, folder)
         paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
         print(f"results  {plan.output_dir / 'results.csv'}")
         if len(field_paths) > 1:  # the first is the frame from which the tables are made
             print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
+        if truth_paths:
+            print(f"truth    {' '.join(map(str, truth_paths))}")
         print(f"figure   {' '.join(str(path) for path in paths)}")
     write_json(folder / "runs.json", [job.name for job, _ in found])
     for name, versions in made_by(results).items():

@@ -15,7 +15,9 @@ from torch.nn.functional import logsigmoid
 from recsys_collapse.score import score
 
 
-def against_truth(logit_n: Tensor, label_n: Tensor, truth_nT: Tensor, coefficients: Mapping[str, float]) -> dict[str, Any]:
+def against_truth(
+    logit_n: Tensor, label_n: Tensor, truth_nT: Tensor, coefficients: Mapping[str, float]
+) -> dict[str, Any]:
     """What can be said of a model on rows whose answer is known.
 
     Args:
@@ -45,9 +47,13 @@ def regret(logit_n: Tensor, true_n: Tensor) -> float:
     """
     positive_n = true_n.sigmoid()
     return (
-        positive_n * (logsigmoid(true_n) - logsigmoid(logit_n))
-        + (1 - positive_n) * (logsigmoid(-true_n) - logsigmoid(-logit_n))
-    ).mean().item()
+        (
+            positive_n * (logsigmoid(true_n) - logsigmoid(logit_n))
+            + (1 - positive_n) * (logsigmoid(-true_n) - logsigmoid(-logit_n))
+        )
+        .mean()
+        .item()
+    )
 
 
 def expected_auc(logit_n: Tensor, true_n: Tensor) -> float:
@@ -65,7 +71,9 @@ def expected_auc(logit_n: Tensor, true_n: Tensor) -> float:
     return (wins / (positive_g.sum() * negative_g.sum() - both_g.sum())).item()
 
 
-def learned(logit_n: Tensor, component_nT: Tensor, coefficients: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def learned(
+    logit_n: Tensor, component_nT: Tensor, coefficients: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
     """How much of every component of the true logit is in a model's logit.
 
     Returns:
@@ -78,7 +86,7 @@ def learned(logit_n: Tensor, component_nT: Tensor, coefficients: Mapping[str, fl
     target = logit_n.double() - logit_n.double().mean()
     inverse_TT = torch.linalg.pinv(design.T @ design, hermitian=True)
     slope_T = inverse_TT @ (design.T @ target)
-    unexplained = (target - design @ slope_T).square().sum()
+    unexplained = (target - design @ slope_T).square().sum() + 1e-12 * target.square().sum()  # never rounding alone
     r2_T = slope_T**2 / (slope_T**2 + unexplained * inverse_TT.diagonal()).clamp(min=1e-300)
     return {
         name: {"r2": r2, "slope": slope / true if true else None}

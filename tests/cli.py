@@ -16,7 +16,14 @@ SMALL = [
     "model.backbone.hidden_sizes=[16,16]",
     "logger=local",
 ]
-SMALL_SYNTHETIC = ["dataset.rows=600", "dataset.num_fields=4", "dataset.max_cardinality=40"]
+
+
+def rows(train: int, valid: int, test: int) -> list[str]:
+    """Sizes of the parts of synthetic data."""
+    return [f"dataset.train_rows={train}", f"dataset.valid_rows={valid}", f"dataset.test_rows={test}"]
+
+
+SMALL_SYNTHETIC = [*rows(480, 60, 60), "dataset.num_fields=4", "dataset.max_cardinality=40"]
 
 
 def python_path(*folders: Path | str) -> str:

@@ -36,13 +36,15 @@ from recsys_collapse import run, train
 from recsys_collapse.callback.checkpoint import Checkpoints
 from recsys_collapse.launch import job
 from recsys_collapse.runs import durable, figure
+from tests.cli import rows
 
 KINDS = ("kill", "enospc", "eio", "short")
 OPERATIONS = ("open", "write", "fsync", "replace", "unlink", "makedirs")
 COMMAND = [
     *("model=dcnv2", "scale=2", "embed=me", "protocol=bars"),
     *("trainer.max_epochs=9", "trainer.patience=1", "trainer.batch_size=512", "trainer.progress_bar=false"),
-    *("dataset.rows=2000", "dataset.num_fields=3", "dataset.max_cardinality=40", "model.backbone.hidden_sizes=[8,8]"),
+    *(*rows(1600, 200, 200), "dataset.num_fields=3", "dataset.max_cardinality=40", "dataset.bayes_auc=0.9"),
+    "model.backbone.hidden_sizes=[8,8]",
     *("optimizer.lr=0.02", "logger=local"),
 ]
 VOLATILE = (

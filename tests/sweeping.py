@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tests.cli import ROOT, python_path
+from tests.cli import ROOT, python_path, rows
 
 THEIRS = '''
 import ctypes, os, signal, sys, time
@@ -106,7 +106,7 @@ class Tiny(Backbone):
 STEPS = 15  # of an epoch: 480 training rows in batches of 32
 OPTIONS = [
     *("trainer.max_epochs=2", "trainer.patience=100", "trainer.batch_size=32", "trainer.progress_bar=false"),
-    *("dataset.rows=600", "dataset.num_fields=3", "dataset.max_cardinality=20"),
+    *(*rows(480, 60, 60), "dataset.num_fields=3", "dataset.max_cardinality=20"),
     *("logger=local", "optimizer.lr=${model.backbone.lr}"),
 ]
 

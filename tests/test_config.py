@@ -157,7 +157,7 @@ def test_callbacks_that_only_measure_are_no_part_of_the_identity(config: DictCon
 def test_run_name(config: DictConfig, num_sets: int, embed: str) -> None:
     config.model.name, config.embed.name, config.scale, config.seed = "dnn", "me", 4, 7
     config.embed.num_sets = num_sets
-    assert run_name(config, "0123456789abcdef") == f"dnn-{embed}-4x-synthetic-s7-01234567"
+    assert run_name(config, "0123456789abcdef") == f"dnn-{embed}-4x-mini-s7-01234567"
 
 
 # Ranges and names

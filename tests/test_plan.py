@@ -64,7 +64,7 @@ def test_the_grid_of_the_readme(folder: Path) -> None:
         embed, scale = job.config.embed, job.config.scale
         assert embed.num_sets * embed.embed_size == 10 * scale
         word = "se" if embed.num_sets == 1 else "me"
-        assert re.fullmatch(f"{job.config.model.name}-{word}-{scale}x-synthetic-s0-{job.run_id[:8]}", job.name)
+        assert re.fullmatch(f"{job.config.model.name}-{word}-{scale}x-mini-s0-{job.run_id[:8]}", job.name)
         assert job.run_dir == Path("outputs/runs") / job.name
     assert list(folder.iterdir()) == []
 
@@ -138,7 +138,7 @@ WRONG = {
     "scal=2": ["scal=2: no such key; did you mean scale?"],
     "zzz=1": ["zzz=1: no such key; known here: model, embed, dataset"],
     "trainer.batchsize=3": ["trainer.batchsize=3: no such key; did you mean trainer.batch_size?"],
-    "dataset.rowz=3": ["dataset.rowz=3: no such key; did you mean dataset.rows?"],
+    "dataset.train_rowz=3": ["dataset.train_rowz=3: no such key; did you mean dataset.train_rows?"],
     "model=dcn2": ["model=dcn2: no such option; did you mean model=dcnv2?"],
     "-m model=dnn,dcn2": ["model=dcn2: no such option; did you mean model=dcnv2?"],
     "callback=[spectrm]": ["callback=spectrm: no such option; did you mean callback=spectrum?"],
@@ -164,7 +164,7 @@ WRONG = {
     "-m scale=1,2,0": ["scale=0: expected an integer of 1 or more"],
     "init=zzz": ["init=zzz: ", "xavier_table"],
     "save_scores=maybe": ["save_scores=maybe: ", "bool"],
-    "dataset.rows=x": ["dataset.rows=x: expected int, found str"],
+    "dataset.train_rows=x": ["dataset.train_rows=x: expected int, found str"],
     "dataset.min_count=0": ["dataset.min_count=0: expected an integer of 1 or more"],
     "dataset=table": ["dataset.label is not set"],
     "dataset=table dataset.label=y": ["expected either dataset.path=FILE or all three"],

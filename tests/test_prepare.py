@@ -317,7 +317,7 @@ def test_an_existing_store_needs_no_lock(tmp_path: Path, monkeypatch) -> None:
 def test_help(tmp_path: Path) -> None:
     done = command("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "dataset: avazu, avazu_x4, criteo, criteo_x4, synthetic, table" in done.stdout
+    assert "dataset: avazu, avazu22, avazu_x4, criteo, criteo39, criteo_x4, mini, synthetic, table, tiny" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,7 +349,7 @@ def test_warnings_name_what_to_look_at() -> None:
 def test_every_dataset_says_how_it_is_used(name: str) -> None:
     """Config files are lab notes; options of the base are on the command line for every one of them."""
     text = (config_dir() / "dataset" / f"{name}.yaml").read_text()
-    assert f"dataset={name}" in text or name == "synthetic"
+    assert f"dataset={name}" in text
     node = OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml")
     if "defaults" not in node:
         assert {"min_count", "vocabulary", "hashed_cardinality", "device_resident"} <= set(node)

@@ -57,7 +57,7 @@ def test_nothing_differs_by_default(model: str) -> None:
         "seed=7",
         "dataset=criteo_x4 dataset.dir=anywhere",
         "dataset=table dataset.label=y dataset.path=y.csv dataset.min_count=9",
-        "dataset.rows=17",
+        "dataset.train_rows=17",
         "trainer.accelerator=cpu trainer.threads=1 trainer.progress_bar=true trainer.eval_batch_size=3",
         "logger=local",
         "logger=wandb logger.project=p logger.tags=[a]",

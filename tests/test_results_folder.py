@@ -24,13 +24,13 @@ from recsys_collapse.runs import records, table
 from recsys_collapse.runs.durable import exclusive, seal, write_json
 from recsys_collapse.runs.heartbeat import NAME, beat, beating
 from recsys_collapse.runs.records import RESUMABLE, read_failure
-from tests.cli import ROOT, python_path
+from tests.cli import ROOT, python_path, rows
 from tests.test_launch_subprocess import FINISHES, NOWHERE, options, scripts, started
 from tests.test_records import result, save
 
 __all__ = ["scripts"]
 WORDS = [
-    *("model=dnn", "model.backbone.hidden_sizes=[4,4]", "dataset.rows=200", "dataset.num_fields=2", "callback=[]"),
+    *("model=dnn", "model.backbone.hidden_sizes=[4,4]", *rows(160, 20, 20), "dataset.num_fields=2", "callback=[]"),
     *("trainer.max_epochs=1", "trainer.batch_size=32", "trainer.progress_bar=false", "logger=local"),
 ]
 

@@ -41,7 +41,7 @@ from recsys_collapse.runs.checkpoint import misfit, read_checkpoint, write_check
 from recsys_collapse.runs.records import read_failure, read_result, write_result
 from recsys_collapse.score import Score, SplitScore
 from recsys_collapse.train import train
-from tests.cli import ROOT, python_path
+from tests.cli import ROOT, python_path, rows
 from tests.faults import equal, results
 
 EPOCHS = 3
@@ -49,7 +49,7 @@ CALLBACKS = "callback=[activation_rank,gradient_spectrum,pair_norm,set_similarit
 TINY = [
     *("model=dcnv2", "trainer.accelerator=cpu", "trainer.batch_size=32", "trainer.progress_bar=false", "logger=local"),
     *(
-        "dataset.rows=160",
+        *rows(128, 16, 16),
         "dataset.num_fields=3",
         "dataset.max_cardinality=12",
         "model.base_size=2",

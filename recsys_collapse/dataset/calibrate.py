@@ -6,7 +6,7 @@ Shapes: n rows, G groups of rows with nearly the same logit.
 import numpy as np
 
 GROUPS = 4096
-STEPS = 60  # of bisection: to rounding
+STEPS = 45  # of bisection: to 1e-10
 LARGEST_SCALE = 1e3
 
 

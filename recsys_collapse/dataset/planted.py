@@ -3,13 +3,14 @@
     z = b + s * ( sqrt(w_lin) * lin + sqrt(w_pat / P) * sum_p f_p + sqrt(w_3) * g ),      y ~ Bernoulli(sigmoid(z))
 
     lin(x) = sum_i a_i(x_i)                                          over all fields but the spurious ones
-    f_p(x) = sum_{i<j in S_p} A^p_ij <U_i^p(x_i), U_j^p(x_j)>        pattern p on its own fields S_p, A^p_ij = +-U(.5, 1.5)
+    f_p(x) = sum_{i<j in S_p} A^p_ij <U_i^p(x_i), U_j^p(x_j)>        on fields S_p of its own, A^p_ij = +-U(.5, 1.5)
     g(x)   = sum_{i<j<k in S} c_i c_j c_k <U_i(x_i), U_j(x_j), U_k(x_k)>
 
-These are the components; each has mean 0 and variance 1. Latents U_i^p (D_i, r) share centroids, so that rare values can
-be learned at all. Effects and latents have mean 0 and variance 1 under the frequencies of the values, so that a field's
-strength does not depend on its cardinality, and, with independent fields, that components are uncorrelated: no pattern
-has main effects, and a model without interactions learns `lin` and nothing else.
+These are the components; each has mean 0 and variance 1. The latents U_i^p (D_i, r) of a field share centroids, so that
+rare values can be learned at all. Effects and latents have mean 0 and length 1 under the frequencies of the values: a
+field's strength does not depend on its cardinality, and, with independent fields, components of different order are
+uncorrelated. So no pattern has main effects, and a model without interactions learns `lin` and nothing else. Two
+patterns are nearly uncorrelated, but where they share pairs of fields with few values (4 values have 3 dimensions).
 
 Shapes: n rows, N fields, D values of a field, P patterns, S fields of a pattern, r rank, T components.
 """
@@ -23,8 +24,8 @@ import numpy as np
 from recsys_collapse.dataset.calibrate import scale_and_bias
 from recsys_collapse.seeding import derive
 
-BLOCK = 1 << 16  # rows drawn at a time, always a whole block, so that a row does not depend on how many are asked for
-CALIBRATION_BLOCKS = 4
+BLOCK = 1 << 14  # rows drawn at a time, always a whole block, so that a row does not depend on how many are asked for
+CALIBRATION_BLOCKS = 16
 CLUSTERS = 20  # of rows, when fields depend on each other
 
 

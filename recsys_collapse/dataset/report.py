@@ -80,12 +80,15 @@ def summary(manifest: dict[str, Any], title: str) -> Table:
 def field_table(manifest: dict[str, Any]) -> Table:
     """Every field: ids, distinct values, and the share of rare or unseen values on each part."""
     table = Table(caption="id 0: rows with a value that is rare or unseen where values were counted")
-    for name in ("field", "D_i", "distinct", *(f"id 0\n{part}" for part in PARTS)):
+    planted = manifest.get("answer", {}).get("planted_rank")
+    known = [] if planted is None else ["planted\nrank"]
+    for name in ("field", "D_i", "distinct", *(f"id 0\n{part}" for part in PARTS), *known):
         table.add_column(name, justify="left" if name == "field" else "right", no_wrap=True)
     for name, cardinality in zip(manifest["fields"], manifest["cardinalities"], strict=True):
         rates = manifest["id_0_rate"][name]
         shares = (f"{rates[part]:.2%}" for part in PARTS)
-        table.add_row(Text(name or '""'), f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares)
+        ranks = [] if planted is None else [str(planted[name])]
+        table.add_row(Text(name or '""'), f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares, *ranks)
     return table
 
 

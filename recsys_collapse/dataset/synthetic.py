@@ -1,6 +1,6 @@
 """Rows whose answer is known: drawn block by block from a planted model (`planted.py`), whose truth is kept with them.
 
-Rows of train, valid and test come from streams of their own, and a smaller data set is the beginning of a larger one: so
+Rows of train, valid and test come from streams of their own, and a smaller data set is the beginning of a larger one:
 runs with more training rows are tested on the same rows. Memory does not grow with the rows.
 """
 

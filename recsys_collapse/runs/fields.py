@@ -11,7 +11,7 @@ import polars as pl
 from rich.table import Table
 
 from recsys_collapse.runs.durable import write_parquet
-from recsys_collapse.runs.table import cells, show, spread
+from recsys_collapse.runs.table import cells, name_of, show, spread
 
 METRIC = "information_abundance"
 SHOWN_CELLS = 8  # more stand in the files only
@@ -24,13 +24,11 @@ def field_frame(results: Sequence[dict[str, Any]], output_dir: Path) -> pl.DataF
     """
     frames = [pl.DataFrame()]
     for cell, runs in cells(results).items():
-        name = " ".join([cell.model, cell.label, *([] if cell.label == "base" else [f"{cell.scale}x"])])
-        name = " ".join([name, *(value for _, value in cell.other)])
         for run in runs:
             path = output_dir / "runs" / run["run_name"] / "collapse.parquet"
             if path.is_file():
                 found = pl.read_parquet(path).filter(pl.col("epoch") == run["best_epoch"])
-                own = {"dataset": run["dataset"], "cell": name, "seed": run["seed"]}
+                own = {"dataset": run["dataset"], "cell": name_of(cell), "seed": run["seed"]}
                 frames.append(found.select(*(pl.lit(value).alias(key) for key, value in own.items()), pl.all()))
     frame = pl.concat(frames, how="diagonal")  # an older file may lack a column
     return frame.with_columns(relative=pl.col("value") / pl.col("random_value")) if len(frame) else frame

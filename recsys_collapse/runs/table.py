@@ -80,7 +80,9 @@ def _harmless(value: Any) -> Any:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     parameters = {f"{part}_parameters": count for part, count in result["parameters"].items()}
-    return {name: result.get(name) for name in SCALARS} | parameters | relative_abundance(result)
+    truth = result.get("truth", {}).get("test", {})  # null where the answer is not known
+    known = {f"test_{name}": truth.get(name) for name in ("bayes_auc", "bayes_logloss", "regret", "auc_regret")}
+    return {name: result.get(name) for name in SCALARS} | parameters | relative_abundance(result) | known
 
 
 def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
@@ -114,6 +116,12 @@ class Cell(NamedTuple):
     def label(self) -> str:
         """SE and ME as the paper writes them; the model at scale 1 is "base" for both."""
         return "base" if self.scale == 1 and self.embed == "se" else self.embed.upper()
+
+
+def name_of(cell: Cell) -> str:
+    """`dcnv2 SE 10x`, with what else tells it apart."""
+    scale = [] if cell.label == "base" else [f"{cell.scale}x"]
+    return " ".join([cell.model, cell.label, *scale, *(value for _, value in cell.other)])
 
 
 def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
