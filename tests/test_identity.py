@@ -249,8 +249,8 @@ def test_a_run_that_is_asked_for_twice_runs_once(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("dataset.zipf=nan", "dataset.zipf=nan: expected a finite number"),
-        ("dataset.signal=inf", "dataset.signal=inf: expected a finite number"),
+        ("dataset.zipf=nan", "dataset.zipf=nan: expected 0 or more"),
+        ("dataset.zipf_shift=inf", "dataset.zipf_shift=inf: expected a finite number"),
         ("+optimizer.betas=[nan,0.9]", "optimizer.betas[0]=nan: expected a finite number"),
         ("optimizer.lr=1e999", "optimizer.lr=inf: expected a finite number"),
         ("callback.spectrum=word", "callback.spectrum=word: expected a section"),
@@ -468,8 +468,8 @@ def test_features_have_an_order(tmp_path: Path) -> None:
 
 
 def test_numbers_of_a_recipe_must_be_finite() -> None:
-    with pytest.raises(ValueError, match=r"^dataset\.zipf=nan: expected a finite number$"):
-        Synthetic(name="s", **ROWS | {"zipf": math.nan}).fingerprint(0)
+    with pytest.raises(ValueError, match=r"^dataset\.zipf_shift=inf: expected a finite number$"):
+        Synthetic(name="s", **ROWS | {"zipf_shift": math.inf}).fingerprint(0)
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, 2**63, 10**30])

@@ -16,6 +16,7 @@ import pytest
 from recsys_collapse.callback.spectrum import SPECTRA
 from recsys_collapse.module import DivergedError
 from recsys_collapse.runs import figure, table
+from recsys_collapse.runs.cells import cells
 from recsys_collapse.runs.durable import exclusive, seal, write, write_json, write_parquet, write_text
 from recsys_collapse.runs.records import (
     FILES,
@@ -202,7 +203,7 @@ def test_cells_hold_the_seeds_in_the_order_of_the_table() -> None:
         for model, scale, label, seeds in wanted
         for seed in range(seeds)
     ]
-    found = table.cells(results[::-1])
+    found = cells(results[::-1])
     assert [(cell.model, cell.scale, cell.label, len(runs)) for cell, runs in found.items()] == wanted
     assert [sorted(run["seed"] for run in runs) for runs in found.values()] == [list(range(n)) for *_, n in wanted]
     assert {cell.other for cell in found} == {()}
@@ -212,10 +213,10 @@ def test_a_name_stands_for_the_options_of_a_section(tmp_path: Path) -> None:
     """Only options in which runs of one name differ stand beside it."""
     adam, other = result(optimizer="adam"), result(optimizer="adagrad")
     other["identity"]["optimizer"] = {"table": {"lr": 0.1}, "dense": {"lr": 0.1}}
-    found = [cell.other for cell in table.cells([adam, other])]
+    found = [cell.other for cell in cells([adam, other])]
     assert found == [(("optimizer", "adagrad"),), (("optimizer", "adam"),)]
     faster = result(lr=0.01, optimizer="adam")
-    found = [cell.other for cell in table.cells([adam, other, faster])]
+    found = [cell.other for cell in cells([adam, other, faster])]
     names = [("–", "adagrad"), ("0.001", "adam"), ("0.01", "adam")]
     assert sorted(found) == [(("optimizer", name), ("optimizer.lr", lr)) for lr, name in names]
     slower = result(optimizer="adagrad")
@@ -227,14 +228,14 @@ def test_a_name_stands_for_the_options_of_a_section(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
-    found = table.cells([result(lr=lr, seed=seed) for lr in (0.1, 0.2) for seed in (0, 1)])
+    found = cells([result(lr=lr, seed=seed) for lr in (0.1, 0.2) for seed in (0, 1)])
     both = [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
     assert [(cell.other, len(runs)) for cell, runs in found.items()] == [(other, 2) for other in both]
-    by_data = table.cells([result(data="f"), result(data="g")])
+    by_data = cells([result(data="f"), result(data="g")])
     assert [cell.other for cell in by_data] == [(("data", "f"),), (("data", "g"),)]
-    by_cause = table.cells([result(data="f", lr=0.1), result(data="g", lr=0.2)])
+    by_cause = cells([result(data="f", lr=0.1), result(data="g", lr=0.2)])
     assert [cell.other for cell in by_cause] == both
-    crossed = table.cells([result(data=data, lr=lr) for data in "fg" for lr in (0.1, 0.2)])
+    crossed = cells([result(data=data, lr=lr) for data in "fg" for lr in (0.1, 0.2)])
     assert [len(runs) for runs in crossed.values()] == [1, 1, 1, 1], "two data sets are no two seeds"
 
 

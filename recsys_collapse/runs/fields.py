@@ -10,8 +10,9 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
+from recsys_collapse.runs.cells import cells, name_of
 from recsys_collapse.runs.durable import write_parquet
-from recsys_collapse.runs.table import cells, name_of, show, spread
+from recsys_collapse.runs.table import show, spread
 
 METRIC = "information_abundance"
 SHOWN_CELLS = 8  # more stand in the files only

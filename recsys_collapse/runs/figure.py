@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys_collapse.runs.cells import cells
 from recsys_collapse.runs.durable import write
-from recsys_collapse.runs.table import cells
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: safe for the colour-blind
 MARKERS = "osD^vP"

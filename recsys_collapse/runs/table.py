@@ -7,17 +7,17 @@ import csv
 import io
 import logging
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from recsys_collapse.runs.cells import cells
 from recsys_collapse.runs.durable import exclusive, write_parquet, write_text
-from recsys_collapse.runs.identity import flatten
 from recsys_collapse.runs.records import damage, read_result
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ SCALARS = (
     "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample",
     "wall_seconds", "samples_per_second", "code_version",
 )  # fmt: skip
-NAMED = ("optimizer", "regularizer")  # sections that a name stands for
 CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
     "matrices of the same shape, whole: all sets side by side (D x MK), seen rows: of ids that training samples have,\n"
@@ -100,81 +99,6 @@ def relative_abundance(result: dict[str, Any]) -> dict[str, float | None]:
         "ia_relative_seen": statistics.fmean(seen) if seen else None,
         "ia_relative_per_set": statistics.fmean(per_set) if per_set else None,
     }
-
-
-class Cell(NamedTuple):
-    """What one row of the table stands for: runs that differ in their seed only."""
-
-    dataset: str
-    model: str
-    scale: int
-    embed: str
-    other: tuple[tuple[str, str], ...]
-    """Config keys, beyond model, embed and seed, in which runs of the same model, scale and embed differ here."""
-
-    @property
-    def label(self) -> str:
-        """SE and ME as the paper writes them; the model at scale 1 is "base" for both."""
-        return "base" if self.scale == 1 and self.embed == "se" else self.embed.upper()
-
-
-def name_of(cell: Cell) -> str:
-    """`dcnv2 SE 10x`, with what else tells it apart."""
-    scale = [] if cell.label == "base" else [f"{cell.scale}x"]
-    return " ".join([cell.model, cell.label, *scale, *(value for _, value in cell.other)])
-
-
-def cells(results: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
-    """Results by cell, the seeds of a cell together, in the order of the table."""
-    varying = _varying(results)
-    named = [key for key in varying if key != "data"]
-    found = _cells(results, named)
-    if any(len({run["identity"].get("data") for run in runs}) > 1 for runs in found.values()):
-        found = _cells(results, varying)  # no other key tells the data apart
-    return dict(sorted(found.items(), key=lambda item: (item[0][:3], item[0].embed != "se", item[0][3:])))
-
-
-def _cells(results: Sequence[dict[str, Any]], varying: Sequence[str]) -> dict[Cell, list[dict[str, Any]]]:
-    found: dict[Cell, list[dict[str, Any]]] = {}
-    for result in results:
-        flat = _described(result)
-        other = tuple((key, str(flat.get(key, "–"))) for key in varying)
-        cell = Cell(result["dataset"], result["model"], result["scale"], result["embed"], other)
-        found.setdefault(cell, []).append(result)
-    return found
-
-
-def _described(result: dict[str, Any]) -> dict[str, Any]:
-    """Config keys and values of a run, and the names of sections."""
-    return flatten(result["identity"]) | {section: result.get(section) for section in NAMED}
-
-
-def _varying(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys that tell apart runs of the same model, scale and embed; those of a section only within its name."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for result in results:
-        group = (result["dataset"], result["model"], result["scale"], result["embed"])
-        groups.setdefault(group, []).append(_described(result))
-    keys = {
-        key
-        for flats in groups.values()
-        for flat in flats
-        for key in flat
-        if any(f.get(key) != flat[key] for f in flats)
-    }
-    for section in NAMED:
-        inside = {key for key in keys if key.startswith(f"{section}.")}
-        keys -= {key for key in inside if not _varies_within(key, section, groups.values())}
-    return sorted(keys - {"seed"})
-
-
-def _varies_within(key: str, section: str, groups: Iterable[list[dict[str, Any]]]) -> bool:
-    """Whether runs of one model, scale and embed whose section has the same name differ in this key of it."""
-    found: dict[tuple[int, Any], set[str]] = {}
-    for number, flats in enumerate(groups):
-        for flat in flats:
-            found.setdefault((number, flat[section]), set()).add(str(flat.get(key)))
-    return any(len(values) > 1 for values in found.values())
 
 
 def _headers(keys: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from recsys_collapse.runs.table import cells, name_of, show, spread
+from recsys_collapse.runs.cells import cells, name_of
+from recsys_collapse.runs.table import show, spread
 
 CAPTION = (
     "AUC below best, regret: expected AUC and log-loss (nats) short of the true logit's on the test rows, free of the\n"
@@ -16,15 +17,15 @@ CAPTION = (
 
 
 def truth_table(results: Sequence[dict[str, Any]], title: str) -> Table:
-    """One row per cell, for results of one data set that have a `truth`."""
-    components = list(results[0]["truth"]["test"]["learned"])
+    """One row per cell, for results of one data set that have a `truth`; a dash for components that a cell lacks."""
+    components = dict.fromkeys(name for result in results for name in result["truth"]["test"]["learned"])
     table = Table(title=title, caption=CAPTION)
     table.add_column("", no_wrap=True)
     for name in ("n", "AUC\nbelow best", "regret", *(f"R2\n{name.replace('_', ' ')}" for name in components)):
         table.add_column(name, justify="right", no_wrap=True)
     for cell, runs in cells(results).items():
         tests = [run["truth"]["test"] for run in runs]
-        r2 = (spread([test["learned"][name]["r2"] for test in tests], 3) for name in components)
+        r2 = (spread([test["learned"].get(name, {}).get("r2") for test in tests], 3) for name in components)
         below, regret = (spread([test[key] for test in tests], 5) for key in ("auc_regret", "regret"))
         table.add_row(name_of(cell), str(len(runs)), below, regret, *r2)
     return table
@@ -32,15 +33,16 @@ def truth_table(results: Sequence[dict[str, Any]], title: str) -> Table:
 
 def show_truth(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Write and print a table for every data set whose answer is known; the paths."""
-    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    known: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        if truth := result.get("truth"):
-            known.setdefault((result["dataset"], str([*truth["test"]["learned"]])), []).append(result)
+        if result.get("truth"):
+            known.setdefault(result["dataset"], []).append(result)
     paths = []
-    for number, ((dataset, _), own) in enumerate(known.items()):
-        test = own[0]["truth"]["test"]
-        same = len({run["data_fingerprint"] for run in own}) == 1
-        best = f": best possible AUC {spread([test['bayes_auc']], 5)}, log-loss {test['bayes_logloss']:.5f}"
-        paths.append(folder / ("truth.txt" if len(known) == 1 else f"truth_{number + 1}.txt"))
-        show(truth_table(own, f"{dataset} against the truth{best if same else ''}"), paths[-1])
+    for dataset, own in known.items():
+        tests = [run["truth"]["test"] for run in own]
+        best = f"best possible AUC {spread([tests[0]['bayes_auc']], 5)}, log-loss {tests[0]['bayes_logloss']:.5f}"
+        same = len({test["bayes_logloss"] for test in tests}) == 1  # else not all are tested on the same rows
+        title = f"{dataset} against the truth{f': {best}' if same else ''}"
+        paths.append(folder / ("truth.txt" if len(known) == 1 else f"truth_{dataset}.txt"))
+        show(truth_table(own, title), paths[-1])
     return paths
