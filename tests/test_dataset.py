@@ -22,7 +22,7 @@ from recsys_collapse.dataset import store as store_module
 from recsys_collapse.dataset.batches import Batches, shuffled, train_counts
 from recsys_collapse.dataset.encode import build_vocabulary
 from recsys_collapse.dataset.source import Rows, Source
-from recsys_collapse.dataset.split import split_rows
+from recsys_collapse.dataset.split import consecutive, split_rows
 from recsys_collapse.dataset.store import Store, prepare
 from recsys_collapse.seeding import derive
 
@@ -128,9 +128,9 @@ def test_split_is_the_official_one(num_rows: int, seed: int) -> None:
 
 
 def test_given_parts_follow_each_other() -> None:
-    found = split_rows(9, 0, {"test": 4, "train": 3, "valid": 2})
+    found = consecutive({"test": 4, "train": 3, "valid": 2})
     expected = {"train": [0, 1, 2], "valid": [3, 4], "test": [5, 6, 7, 8]}
-    assert {part: rows.tolist() for part, rows in found.items()} == expected
+    assert {part: list(rows) for part, rows in found.items()} == expected
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_given_parts_follow_each_other() -> None:
 )
 def test_a_part_without_rows_is_refused(num_rows: int, parts: dict[str, int] | None, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        split_rows(num_rows, 0, parts)
+        consecutive(parts) if parts else split_rows(num_rows, 0)
 
 
 @pytest.mark.parametrize("vocabulary", ["train", "all"])

@@ -5,7 +5,8 @@
 3. count: how often each value stands in the counted rows; from that the vocabulary of each field;
 4. encode: values -> ids, slice by slice.
 
-Memory: a few blocks of rows, the vocabularies, and some 20 bytes a row for the split. Besides, about 150 bytes for
+Memory: a few blocks of rows, the vocabularies, and some 20 bytes a row for a split at random or by time; nothing that
+grows with the rows where parts are given. Besides, about 150 bytes for
 every distinct value of a field that has values of more than 8 bytes or a bucket, and of the time that a split is by.
 Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid, test).
 """
@@ -13,7 +14,7 @@ Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid,
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ import polars as pl
 
 from recsys_collapse.dataset.ahead import ahead
 from recsys_collapse.dataset.buckets import Bucket
-from recsys_collapse.dataset.column import Column
+from recsys_collapse.dataset.column import Column, slices
 from recsys_collapse.dataset.encode import Vocabulary
 from recsys_collapse.dataset.source import PARTS, STORE_FORMAT, Rows, Source
-from recsys_collapse.dataset.split import split_by_time, split_rows, time_ranks
+from recsys_collapse.dataset.split import consecutive, split_by_time, split_rows, time_ranks
 
 Progress = Callable[[str, float], None]  # stage, share done
 SLICE = 1 << 15  # rows encoded at a time
@@ -53,7 +54,9 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
             _check_room(spill, rows.done)
         progress("reading", rows.done)
     part_n, sizes, positives = _write_splits(spill, split_seed)
-    counted_n = np.ones(spill.rows, bool) if source.vocabulary == "all" else part_n == PARTS.index("train")
+    counted_n = spill.mapped("counted", bool)
+    for rows_s in slices(spill.rows):
+        counted_n[rows_s] = source.vocabulary == "all" or part_n[rows_s] == PARTS.index("train")
     vocabularies, distinct = _count(spill, source, counted_n, progress)
     known = [v.known.select(pl.lit(name).alias("field"), pl.all()) for name, v in vocabularies.items()]
     pl.concat(known).write_parquet(folder / "vocabulary.parquet")
@@ -146,9 +149,14 @@ class Spill:
                 raise ValueError(f"dataset: rows of {rows.part} after rows of {later[0]}: expected {', '.join(PARTS)}")
 
     def labels(self) -> np.ndarray:
-        """All labels (n,) uint8."""
+        """All labels (n,) uint8, mapped."""
         path = self.folder / "labels.bin"
-        return np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
+        return np.memmap(path, np.uint8, mode="r") if self.rows else np.empty(0, np.uint8)
+
+    def mapped(self, name: str, kind: type) -> np.ndarray:
+        """An array (n,) on disk, for as long as the columns are there: zeros."""
+        path = self.folder / "columns" / f"{name}.bin"
+        return np.memmap(path, kind, mode="w+", shape=(self.rows,)) if self.rows else np.empty(0, kind)
 
     def remove(self) -> None:
         """The columns are not needed any more."""
@@ -157,18 +165,23 @@ class Spill:
 
 def _write_splits(spill: Spill, split_seed: int) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
     """Write splits.bin; the part (n,) of every row as its number in PARTS, rows and positives of each part."""
-    if spill.time is None:
-        splits = split_rows(spill.rows, split_seed, spill.parts)
-    else:
+    splits: Mapping[str, np.ndarray | range]
+    if spill.time is not None:
         splits = split_by_time(spill.time.ranks(time_ranks))
+    elif spill.parts is not None:
+        splits = consecutive(spill.parts)
+    else:
+        splits = split_rows(spill.rows, split_seed)
     label_n = spill.labels()
-    part_n, positives = np.empty(spill.rows, np.uint8), {}
+    part_n, positives = spill.mapped("part", np.uint8), dict.fromkeys(PARTS, 0)
     with (spill.folder / "splits.bin").open("wb") as file:
         for number, part in enumerate(PARTS):
-            rows = splits[part].astype(np.int32)
-            part_n[rows] = number
-            positives[part] = int(np.count_nonzero(label_n[rows]))
-            rows.tofile(file)
+            for place in slices(len(splits[part])):
+                piece = splits[part][place]
+                rows = np.arange(piece.start, piece.stop) if isinstance(piece, range) else piece
+                part_n[rows] = number
+                positives[part] += int(np.count_nonzero(label_n[rows]))
+                rows.astype(np.int32).tofile(file)
     sizes = {part: len(rows) for part, rows in splits.items()}
     for part in ("train", "valid"):
         if positives[part] in (0, sizes[part]):

@@ -90,7 +90,7 @@ class Column:
             self._ids = KeyTable(key_v, id_v)
             return vocabulary, distinct
         count_V = np.zeros(self._codes.size, dtype=np.int64)
-        for rows in _slices(len(stored_n)):
+        for rows in slices(len(stored_n)):
             np.add.at(count_V, stored_n[rows][counted_n[rows]], 1)
         self._ids = id_V = np.zeros(len(count_V), np.int32)
         if self.bucket is None:
@@ -136,7 +136,7 @@ class Column:
 
     def _stored_slices(self) -> Iterator[np.ndarray]:
         stored_n = self._stored()
-        return (stored_n[rows] for rows in _slices(len(stored_n)))
+        return (stored_n[rows] for rows in slices(len(stored_n)))
 
     def _rewrite(self, pieces: Iterator[np.ndarray]) -> None:
         other = self.path.with_suffix(".new")
@@ -145,7 +145,8 @@ class Column:
         other.replace(self.path)
 
 
-def _slices(rows: int) -> Iterator[slice]:
+def slices(rows: int) -> Iterator[slice]:
+    """Of so many rows, a million at a time."""
     return (slice(start, start + SLICE) for start in range(0, rows, SLICE))
 
 

@@ -13,19 +13,29 @@ from recsys_collapse.dataset.source import PARTS
 ISO = r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))? ?(Z|[+-]\d\d:?\d\d)?)?"
 
 
-def split_rows(num_rows: int, split_seed: int, parts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
-    """Row numbers (int64) of train, valid and test.
+def split_rows(num_rows: int, split_seed: int) -> dict[str, np.ndarray]:
+    """Row numbers (int64) of train, valid and test, at random.
 
-    Random: a permutation of the rows in file order, generator seeded with `split_seed`; the first int(.8 n), the next
-    int(.1 n), the rest. Given `parts`: consecutive rows in file order, the seed is not used.
+    A permutation of the rows in file order, generator seeded with `split_seed`; the first int(.8 n), the next
+    int(.1 n), the rest.
 
     Raises:
         ValueError: a part has no rows.
     """
-    if parts is None:
-        order_n = torch.randperm(num_rows, generator=torch.Generator().manual_seed(split_seed)).numpy()
-        return cut(order_n, split_sizes(num_rows))
-    return cut(np.arange(num_rows), [parts[part] for part in PARTS])
+    order_n = torch.randperm(num_rows, generator=torch.Generator().manual_seed(split_seed)).numpy()
+    return cut(order_n, split_sizes(num_rows))
+
+
+def consecutive(parts: dict[str, int]) -> dict[str, range]:
+    """Row numbers of given parts of these sizes, which follow each other.
+
+    Raises:
+        ValueError: a part has no rows.
+    """
+    sizes = [parts[part] for part in PARTS]
+    _check_sizes(sizes)
+    ends = np.cumsum(sizes).tolist()
+    return {part: range(end - size, end) for part, size, end in zip(PARTS, sizes, ends, strict=True)}
 
 
 def split_sizes(num_rows: int) -> list[int]:
@@ -40,13 +50,17 @@ def cut(order_n: np.ndarray, sizes: list[int]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a part has no rows.
     """
+    _check_sizes(sizes)
+    return dict(zip(PARTS, np.split(order_n, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def _check_sizes(sizes: list[int]) -> None:
     if 0 in sizes:
         found = ", ".join(f"{part} {size}" for part, size in zip(PARTS, sizes, strict=True))
         raise ValueError(
-            f"dataset: {len(order_n)} rows split into {found}: expected at least one row in each; "
+            f"dataset: {sum(sizes)} rows split into {found}: expected at least one row in each; "
             "a split 8:1:1 needs 10 rows or more, a given part at least one that can be used"
         )
-    return dict(zip(PARTS, np.split(order_n, np.cumsum(sizes)[:-1]), strict=True))
 
 
 def split_by_time(rank_n: np.ndarray) -> dict[str, np.ndarray]:
