@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from recsys_collapse.build import build
 from recsys_collapse.dataset.store import Store, open_store
@@ -55,7 +53,7 @@ def load_run(run_dir: Path, allow: Sequence[str] = (), store_dir: Path | None = 
     path = run_dir / "config.yaml"
     try:
         config = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except Exception as error:  # it may be gone, damaged or no YAML at all
         raise ValueError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, DictConfig) or not {"model", "embed", "dataset", "trainer"} <= {*config}:
         raise ValueError(f"{path}: expected the config of a run, with model, embed, dataset and trainer")

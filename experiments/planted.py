@@ -1,0 +1,180 @@
+"""What synthetic data shows: whether it is as asked for, and SE against ME where the answer is known.
+
+    python -m experiments.planted [--output-dir outputs] [--dataset mini] [--data-seeds 5]
+
+First, over several data seeds: base rate and best possible AUC that came out, against those asked for, and planted
+ranks as recovered from the latents. Then, of all finished runs on the data set in the output directory (such as
+those of `experiment=planted`): validation AUC, regret and IA relative to random, with 95% intervals over training
+seeds, and ME minus SE at the same scale, paired by seed: what another seed may give on these rows, not on others.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+
+from recsys_collapse.build import build
+from recsys_collapse.config import config_dir
+from recsys_collapse.dataset.planted import Planted
+from recsys_collapse.dataset.synthetic import Synthetic
+from recsys_collapse.runs.table import relative_abundance, scan
+from recsys_collapse.score import score
+from recsys_collapse.truth import expected_auc
+
+console = Console(width=150)
+
+
+class Interval(NamedTuple):
+    """A mean and half the width of its 95% interval; no width for one value."""
+
+    mean: float
+    half: float | None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether 0 is outside."""
+        return self.half is not None and abs(self.mean) > self.half
+
+    def text(self, digits: int) -> str:
+        """Mean +- half width."""
+        return f"{self.mean:.{digits}f}" + ("" if self.half is None else f" +-{self.half:.{digits}f}")
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student's t over independent values."""
+    if len(values) < 2:
+        return Interval(values[0], None)
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Interval(statistics.fmean(values), float(half))
+
+
+def preset(name: str) -> DictConfig:
+    """The options of a preset, on top of those of `synthetic`."""
+    base, own = (OmegaConf.load(config_dir() / "dataset" / f"{word}.yaml") for word in ("synthetic", name))
+    own.pop("defaults", None)
+    return OmegaConf.merge(base, own)  # type: ignore[return-value]
+
+
+def calibration(name: str, seeds: range, rows: int) -> Table:
+    """One row per data seed, on this many test rows, and the mean with its interval."""
+    import torch
+
+    table = Table(
+        title=f"{name}: as asked for? {rows:,} test rows; last row: mean with its 95% interval over data seeds"
+    )
+    for header in ("data seed", "base rate", "AUC of the true logit", "expected AUC", "fields of full planted rank"):
+        table.add_column(header, justify="right")
+    found: list[tuple[float, float, float]] = []
+    asked = preset(name)
+    for seed in seeds:
+        source: Synthetic = build(OmegaConf.merge(asked, {"data_seed": seed, "test_rows": rows}), "dataset")
+        blocks = [block for block in source.read() if block.part == "test"]
+        label_n = torch.from_numpy(np.concatenate([block.labels for block in blocks]))
+        truths = [block.truth["logit"].to_numpy() for block in blocks if block.truth is not None]
+        logit_n = torch.from_numpy(np.concatenate(truths))
+        auc = score(logit_n, label_n).auc
+        assert auc is not None
+        found.append((label_n.double().mean().item(), auc, expected_auc(logit_n, logit_n)))
+        table.add_row(str(seed), *(f"{value:.5f}" for value in found[-1]), full_rank(source.planted))
+    table.add_section()
+    means = [interval(column) for column in zip(*found, strict=True)]
+    table.add_row("mean", *(mean.text(5) for mean in means), "")
+    table.add_row("asked for", f"{asked.base_rate}", f"{asked.bayes_auc}", f"{asked.bayes_auc}", "")
+    return table
+
+
+def full_rank(planted: Planted) -> str:
+    """How many fields have the rank that theory says: min(D - 1, r times the number of their patterns)."""
+    options, ranks = planted.options, planted.field_ranks()
+    patterns = [sum(i in pattern.fields_S for pattern in planted.patterns) for i in range(len(ranks))]
+    right = [
+        found == min(size - 1, options.rank * number)
+        for found, size, number in zip(ranks, planted.cardinalities, patterns, strict=True)
+    ]
+    return f"{sum(right)} of {len(right)}"
+
+
+def cells(output_dir: Path, dataset: str) -> dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]:
+    """Finished runs by (number of patterns, model, scale, embed) and training seed."""
+    found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]] = {}
+    for result in scan(output_dir):
+        if result["dataset"] == dataset and "truth" in result:
+            patterns = len(result["truth"]["valid"]["learned"]) - 1
+            key = (patterns, result["model"], result["scale"], result["embed"])
+            found.setdefault(key, {})[result["seed"]] = result
+    return dict(sorted(found.items(), key=lambda item: (-item[0][0], *item[0][1:3], item[0][3] != "se")))
+
+
+MEASURES = {
+    "validation AUC": (lambda run: run["val_auc"], 5),
+    "AUC below best": (lambda run: run["truth"]["test"]["auc_regret"], 5),
+    "regret, nats": (lambda run: run["truth"]["test"]["regret"], 5),
+    "IA/random, whole": (lambda run: relative_abundance(run)["ia_relative"], 3),
+    "IA/random, per set": (lambda run: relative_abundance(run)["ia_relative_per_set"], 3),
+}
+
+
+def comparison(found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]) -> Table:
+    """Every cell, and under each ME what it adds to SE of the same scale, paired by seed."""
+    table = Table(title="mean with its 95% interval over training seeds; *: 0 is outside the interval of a difference")
+    for header in ("patterns", "model", "", "n", *MEASURES):
+        table.add_column(header, justify="left" if header in ("model", "") else "right")
+    for (patterns, model, scale, embed), runs in found.items():
+        values = [interval([measure(run) for run in runs.values()]).text(d) for measure, d in MEASURES.values()]
+        label = "base" if (scale, embed) == (1, "se") else f"{embed.upper()} {scale}x"
+        table.add_row(str(patterns), model, label, str(len(runs)), *values)
+        single = found.get((patterns, model, scale, "se"), {})
+        if embed == "me" and (seeds := sorted({*runs} & {*single})):
+            differences = [
+                (interval([measure(runs[seed]) - measure(single[seed]) for seed in seeds]), digits)
+                for measure, digits in MEASURES.values()
+            ]
+            texts = [one.text(digits) + (" *" if one.is_significant else "") for one, digits in differences]
+            table.add_row(str(patterns), model, f"ME - SE {scale}x", str(len(seeds)), *texts)
+            table.add_section()
+    return table
+
+
+def learned(found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]) -> Table:
+    """R^2 of every component of the true logit in the model's, on the test rows."""
+    table = Table(title="R2 of every component in the model's logit, mean over training seeds; 1: as in the true logit")
+    names = list(
+        dict.fromkeys(name for runs in found.values() for name in next(iter(runs.values()))["truth"]["test"]["learned"])
+    )
+    for header in ("patterns", "model", "", *names):
+        table.add_column(header, justify="left" if header in ("model", "") else "right")
+    for (patterns, model, scale, embed), runs in found.items():
+        tests = [run["truth"]["test"]["learned"] for run in runs.values()]
+        means = [statistics.fmean([test[name]["r2"] for test in tests]) if name in tests[0] else None for name in names]
+        texts = ["" if mean is None else f"{mean:.3f}" for mean in means]
+        table.add_row(str(patterns), model, "base" if scale == 1 else f"{embed.upper()} {scale}x", *texts)
+    return table
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.planted", description=__doc__.split("\n")[0])
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where the runs are (outputs)")
+    parser.add_argument("--dataset", default="mini", help="a preset of conf/dataset (mini)")
+    parser.add_argument("--data-seeds", type=int, default=5, help="how many, for the calibration (5)")
+    parser.add_argument("--rows", type=int, default=200_000, help="test rows for the calibration (200000)")
+    options = parser.parse_args()
+    console.print(calibration(options.dataset, range(options.data_seeds), options.rows))
+    found = cells(options.output_dir, options.dataset)
+    if not found:
+        console.print(f"no finished runs on {options.dataset} in {options.output_dir}: run -m experiment=planted first")
+        return
+    console.print(comparison(found))
+    console.print(learned(found))
+
+
+if __name__ == "__main__":
+    main()
