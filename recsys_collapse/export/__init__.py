@@ -1,8 +1,8 @@
 """A finished run's model for use elsewhere: weights or graph, vocabularies, and a card that says what it is.
 
 `python -m recsys_collapse.predict run=... predict.export=safetensors|torch_export|onnx` leaves a folder with the model,
-`vocabulary.parquet` (field, value, id), `card.json` and, for people, `README.md`. `torch_export` and `onnx` need nothing
-of this package to be run; `load` reads `safetensors`, which the card also describes well enough to be built by hand.
+`vocabulary.parquet` (field, value, id), `card.json` and, for people, `README.md`. `torch_export` and `onnx` run without
+this package; `load` reads `safetensors`, which the card also describes well enough to be built by hand.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsys_collapse.export.card import make_card
+from recsys_collapse.export.card import architecture, make_card
 from recsys_collapse.export.folder import check_place, whole
-from recsys_collapse.export.formats import FILES, Servable, load_weights, read, servable, write
+from recsys_collapse.export.formats import BUILT, FILES, Servable, load_weights, read, servable, write
 from recsys_collapse.export.readme import readme
 from recsys_collapse.load import LoadedRun
 from recsys_collapse.runs.durable import write_json, write_parquet, write_text
@@ -25,7 +25,7 @@ from recsys_collapse.trust import check_trusted
 
 log = logging.getLogger(__name__)
 TOLERANCE = {"safetensors": 1e-6, "torch_export": 1e-6, "onnx": 1e-4}
-"""Largest difference of a logit, as a part of its size or of 1, whichever is larger. ONNX Runtime sums in other orders."""
+"""Largest difference of a logit, relative to its size or to 1 if that is larger. ONNX Runtime sums in other orders."""
 
 
 def export(run: LoadedRun, kind: str, folder: Path, overwrite: bool = False) -> list[Path]:
@@ -47,15 +47,13 @@ def export(run: LoadedRun, kind: str, folder: Path, overwrite: bool = False) -> 
     if kind not in FILES:
         raise ValueError(f"predict.export={kind}: expected one of {', '.join(FILES)}")
     check_place(folder, overwrite)
-    model, node, sizes = servable(run.backbone), run.config.model.backbone, dict(run.config.embed)
-    sizes = {"num_sets": sizes["num_sets"], "embed_size": sizes["embed_size"]}
-    example_BN = example(run.store.cardinalities)
+    model, built, example_BN = servable(run.backbone), architecture(run), example(run.store.cardinalities)
     with whole(folder, overwrite) as unfinished:
         written = write(kind, model, unfinished, example_BN)
-        verified = verify(kind, model, read(kind, unfinished, node, run.store.cardinalities, sizes), example_BN)
+        verified = verify(kind, model, read(kind, unfinished, built), example_BN)
         vocabulary = pl.read_parquet(run.store.path / "vocabulary.parquet", columns=["field", "value", "id"])
         write_parquet(unfinished / "vocabulary.parquet", vocabulary)
-        card = make_card(run, kind, model, {**written, "verified": verified})
+        card = make_card(run, kind, model, built, {**written, "verified": verified})
         with torch.inference_mode():
             card["example"] = {"ids": example_BN.tolist(), "logit": model(example_BN).tolist()}
         write_text(unfinished / "README.md", readme(card))
@@ -77,16 +75,15 @@ def load(folder: Path | str, allow: Sequence[str] = ()) -> Servable:
     path = Path(folder) / "card.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        built = card["architecture"]
-        node, cardinalities, sizes = built["backbone"], built["cardinalities"], built["sizes"]
+        built = {key: card["architecture"][key] for key in BUILT}
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path}: expected the card of an export: {type(error).__name__}: {error}") from error
     if card.get("kind") != "safetensors":
         raise ValueError(
             f"{path}: an export of kind {card.get('kind')}, expected safetensors; README.md says how to load"
         )
-    check_trusted({"backbone": node}, allow, str(path))
-    return load_weights(Path(folder), node, cardinalities, sizes)
+    check_trusted(built, allow, str(path))
+    return load_weights(Path(folder), built)
 
 
 def example(cardinalities: Sequence[int]) -> Tensor:

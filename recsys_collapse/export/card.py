@@ -9,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from torch import nn
 
 from recsys_collapse.dataset import buckets
 from recsys_collapse.export.formats import Servable
@@ -39,13 +37,16 @@ VALUES = (
 OUTSIDE = "An id below 0, or not below the cardinality of its field, is read as 0, as a value that was never seen."
 
 
-def make_card(run: LoadedRun, kind: str, model: Servable, written: dict[str, Any]) -> dict[str, Any]:
+def make_card(
+    run: LoadedRun, kind: str, model: Servable, built: dict[str, Any], written: dict[str, Any]
+) -> dict[str, Any]:
     """The card but for its example and its files, with no secret and no path of this machine in it.
 
     Args:
         run: the run.
         kind: the format.
         model: what was exported.
+        built: its `architecture`.
         written: what is to be said of the format.
     """
     manifest = run.store.manifest()
@@ -70,7 +71,7 @@ def make_card(run: LoadedRun, kind: str, model: Servable, written: dict[str, Any
                 "name": run.result.get("dataset"),
                 **{key: manifest.get(key) for key in ("rows", "parts", "positives")},
             },
-            "architecture": architecture(run, model.backbone),
+            "architecture": built,
             "precision": precision(run, model),
             "config": without_paths({**sections, "dataset": recipe}),
             "code_version": run.result.get("code_version"),
@@ -95,21 +96,23 @@ def fields(run: LoadedRun, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def architecture(run: LoadedRun, backbone: nn.Module) -> dict[str, Any]:
+def architecture(run: LoadedRun) -> dict[str, Any]:
     """All that is needed to build the model again, with this package or by hand."""
     words = {
         type(module).__name__: (inspect.getdoc(type(module)) or "").partition("\n\nArgs:")[0]
-        for module in backbone.modules()
+        for module in run.backbone.modules()
         if not type(module).__module__.startswith("torch.")
     }
-    sizes = {key: run.config.embed[key] for key in ("num_sets", "embed_size")}
     return {
         "backbone": OmegaConf.to_container(run.config.model.backbone, resolve=False, enum_to_str=True),
         "cardinalities": run.store.cardinalities,
-        "sizes": sizes,
+        "num_sets": run.config.embed.num_sets,
+        "embed_size": run.config.embed.embed_size,  # as the class takes it: FFM's table has N-1 times as many columns
         "equation": EQUATION,
         "modules": {
-            name: f"{type(module).__name__}({module.extra_repr()})" for name, module in backbone.named_modules() if name
+            name: f"{type(module).__name__}({module.extra_repr()})"
+            for name, module in run.backbone.named_modules()
+            if name
         },
         "words": words,
     }
@@ -122,7 +125,7 @@ def precision(run: LoadedRun, model: Servable) -> dict[str, Any]:
     if "mixed" in trained:
         words = (
             f"Weights and arithmetic are {dtype}. The run trained and scored itself under autocast ({trained}), so its "
-            "metrics and recorded logits have the rounding of that, and the logits of this model are not theirs to the last bits."
+            "metrics and recorded logits have the rounding of that; the logits of this model differ from them by it."
         )
     elif trained in ("bf16-true", "16-true"):
         words = (

@@ -23,6 +23,8 @@ from recsys_collapse.runs.checkpoint import misfit
 FILES = {"safetensors": "model.safetensors", "torch_export": "model.pt2", "onnx": "model.onnx"}
 OPSET = 20  # of ONNX 1.15, November 2023
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights in the file itself: protobuf ends at 2 GiB
+BUILT = ("backbone", "cardinalities", "num_sets", "embed_size")
+"""Of the card's `architecture`, what the backbone is built from."""
 KEPT = (torch.float32, torch.float64)
 
 
@@ -106,11 +108,11 @@ def write_onnx(program: torch.export.ExportedProgram, model: Servable, path: Pat
     return {"inputs": "ids (B, N) int64", "outputs": "logit (B,) float32", **onnx_words}
 
 
-def read(kind: str, folder: Path, node: Any, cardinalities: list[int], sizes: dict[str, int]) -> Any:
+def read(kind: str, folder: Path, built: dict[str, Any]) -> Any:
     """What was written as a function ids (B, N) -> logit (B,); None: there is no onnxruntime to run it."""
     path = folder / FILES[kind]
     if kind == "safetensors":
-        return load_weights(folder, node, cardinalities, sizes)
+        return load_weights(folder, built)
     if kind == "torch_export":
         return torch.export.load(path).module()
     return _onnx_session(path)
@@ -129,14 +131,12 @@ def _onnx_session(path: Path) -> Callable[[Tensor], Tensor] | None:
     return run
 
 
-def load_weights(folder: Path, node: Any, cardinalities: list[int], sizes: dict[str, int]) -> Servable:
-    """The backbone of a config node, built anew, with the weights of `model.safetensors`.
+def load_weights(folder: Path, built: dict[str, Any]) -> Servable:
+    """The backbone that a card describes, built anew, with the weights of `model.safetensors`.
 
     Args:
         folder: where the file is.
-        node: `_target_` and options.
-        cardinalities: D_i of every field.
-        sizes: `num_sets` and `embed_size`, as the backbone takes them.
+        built: the card's `architecture`; trusted, as it says which class is built.
 
     Raises:
         ValueError: the weights cannot be read, or are not those of the model.
@@ -149,7 +149,8 @@ def load_weights(folder: Path, node: Any, cardinalities: list[int], sizes: dict[
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
-    backbone: Backbone = build(OmegaConf.create(node), "backbone", cardinalities=cardinalities, **sizes)
+    sizes = {key: built[key] for key in BUILT if key != "backbone"}
+    backbone: Backbone = build(OmegaConf.create(built["backbone"]), "architecture.backbone", **sizes)
     state = {name: found[name] for name in backbone.state_dict() if name in found}
     if why := misfit({"state_dict": state}, backbone):
         raise ValueError(f"{path}: not the weights of the model that card.json describes: {why}")

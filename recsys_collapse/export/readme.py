@@ -81,7 +81,7 @@ The edges of {names} were not recorded when the data was prepared: new values of
 def readme(card: dict[str, Any]) -> str:
     """README.md of a card, in Markdown."""
     sets = f"{card['num_sets']} embedding set{'s' if card['num_sets'] > 1 else ''} of size {card['embed_size']}"
-    words, kind = card["architecture"], card["kind"]
+    words, kind, data = card["architecture"], card["kind"], card["data"]
     return "\n".join(
         [
             f"# {_cell(card['run_name'])}",
@@ -119,9 +119,9 @@ def readme(card: dict[str, Any]) -> str:
             "",
             "## Data",
             "",
-            f"`{_cell(card['data']['name'])}`, {card['data']['rows']} rows ({card['data']['parts']}), of which positive "
-            f"{card['data']['positives']}; fingerprint {card['data_fingerprint']}. `vocabulary.parquet` holds values of "
-            "this data as they were: share it only where you would share those.",
+            f"`{_cell(data['name'])}`, {data['rows']} rows ({data['parts']}), of which positive {data['positives']}; "
+            f"fingerprint {card['data_fingerprint']}. `vocabulary.parquet` holds values of this data as they were: "
+            "share it only where you would share those.",
             "",
             "## Precision and versions",
             "",
