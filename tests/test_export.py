@@ -27,9 +27,15 @@ from recsys_collapse.dataset.table import Table
 from recsys_collapse.export import export, load
 from recsys_collapse.export.formats import FILES
 from recsys_collapse.load import LoadedRun, load_run
+from recsys_collapse.model.dcnv2 import DCNv2
 from tests import cli
 from tests.cli import python_path
 from tests.test_backbone_contract import MODELS, VARIANTS, compose, has_sets, randomise
+
+
+class TheirDCNv2(DCNv2):
+    """A backbone of a user's own package."""
+
 
 CASES = [(name, sets) for name in MODELS for sets in (1, 3) if sets == 1 or has_sets(name)]
 OTHERS = [(name, sets) for name in sorted(VARIANTS) for sets in (1, 3) if sets == 1 or has_sets(name)]
@@ -318,16 +324,17 @@ torch.testing.assert_close(logit, expected, rtol=1e-5, atol=1e-5)
 """
 
 
-@pytest.mark.parametrize(("name", "sets"), [("dcnv2", 1), ("dcnv2", 3), ("dnn", 1), ("dnn", 3)])
-def test_card_and_weights_are_enough_to_build_it(store: Store, tmp_path: Path, name: str, sets: int) -> None:
-    run = loaded(store, name, sets)
-    export(run, "safetensors", tmp_path / "out")
-    ids_BN = ids_of(store, 300)
-    with torch.no_grad():
-        torch.save((ids_BN, run.backbone(ids_BN)), tmp_path / "expected.pt")
-    run_blocked(BY_HAND, tmp_path / "out")
-    words = read_card(tmp_path / "out")["architecture"]["words"]
-    assert "y^(m) = W^(m) x^(m) + b^(m)" in words["GroupedLinear"] and "Args" not in "".join(words.values())
+def test_card_and_weights_are_enough_to_build_it(store: Store, tmp_path: Path) -> None:
+    folders = []
+    for name, sets in (("dcnv2", 1), ("dcnv2", 3), ("dnn", 1), ("dnn", 3)):
+        run, ids_BN = loaded(store, name, sets), ids_of(store, 300)
+        folders.append(str(tmp_path / f"{name}-{sets}" / "out"))
+        export(run, "safetensors", Path(folders[-1]))
+        with torch.no_grad():
+            torch.save((ids_BN, run.backbone(ids_BN)), Path(folders[-1], "../expected.pt"))
+        words = read_card(Path(folders[-1]))["architecture"]["words"]
+        assert "y^(m) = W^(m) x^(m) + b^(m)" in words["GroupedLinear"] and "Args" not in "".join(words.values())
+    run_blocked(f"import os\nfor folder in {folders}:\n    os.chdir(folder)\n    exec({BY_HAND!r}, {{}})", tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -368,7 +375,6 @@ def test_large_onnx_has_its_weights_beside_it(store: Store, tmp_path: Path, monk
     assert "model.onnx.data" in [path.name for path in export(run, "onnx", tmp_path / "out")]
     assert_same_logits(run, opened("onnx", tmp_path / "out"), CLOSE["onnx"])
     assert "model.onnx.data" in read_card(tmp_path / "out")["files"]
-    export(run, "onnx", tmp_path / "out", overwrite=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -410,6 +416,7 @@ def test_a_folder_that_is_there(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is there already.*overwrite"):
         export(run, "safetensors", folder)
     assert (folder / "model.pt2").exists()
+    (folder / "model.onnx.data").touch()  # as a large ONNX model has it
     export(run, "safetensors", folder, overwrite=True)
     assert not (folder / "model.pt2").exists() and read_card(folder)["kind"] == "safetensors"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -460,21 +467,25 @@ def test_an_error_in_the_middle_leaves_nothing(
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
 
+CHANGES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "slightly": ("gives logits", lambda ids_BN, logit_B: logit_B * (1 + 1e-3)),
+    "not a number": ("gives logits .*nan", lambda ids_BN, logit_B: logit_B * torch.nan),
+    "shape": (r"gives \(6, 1\).* expected \(6,\)", lambda ids_BN, logit_B: logit_B.unsqueeze(1)),
+    "type": ("gives .*float64.* expected", lambda ids_BN, logit_B: logit_B.double()),
+    "batch of one": ("gives logits", lambda ids_BN, logit_B: logit_B + (len(ids_BN) == 1)),
+    "id below 0": ("gives logits", lambda ids_BN, logit_B: logit_B + (ids_BN < 0).any(1)),
+    "id too large": ("gives logits", lambda ids_BN, logit_B: logit_B + (ids_BN[:, 1] > 0)),
+}
+
+
 @pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda logit_B: logit_B * (1 + 1e-3), "gives logits"),
-        (lambda logit_B: logit_B * torch.nan, "gives logits"),
-        (lambda logit_B: logit_B.unsqueeze(1), "expected"),
-        (lambda logit_B: logit_B.double(), "float64"),
-    ],
+    ("kind", "change"), [*(("safetensors", change) for change in CHANGES), *((kind, "slightly") for kind in KINDS[1:])]
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_written_model_that_differs_is_an_error(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: Any, why: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: str
 ) -> None:
-    true_read = exporting.read
-    monkeypatch.setattr(exporting, "read", lambda *args: lambda ids_BN: change(true_read(*args)(ids_BN)))
+    true_read, (why, changed) = exporting.read, CHANGES[change]
+    monkeypatch.setattr(exporting, "read", lambda *args: lambda ids_BN: changed(ids_BN, true_read(*args)(ids_BN)))
     with pytest.raises(ValueError, match=rf"{kind}.*{why}.*nothing is exported"):
         export(loaded(store), kind, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -512,6 +523,31 @@ def test_what_cannot_be_compared_is_said(
     assert about["why"] in caplog.text and about["why"] in (tmp_path / "out" / "README.md").read_text()
 
 
+class Deciding(torch.nn.Module):
+    """A head with an `if` on its numbers."""
+
+    def forward(self, h_BH: Tensor) -> Tensor:
+        return h_BH.sum(1) if h_BH.sum() > 0 else h_BH.mean(1)
+
+
+def test_a_model_that_is_no_graph(store: Store, tmp_path: Path) -> None:
+    run = loaded(store)
+    run.backbone.head = Deciding()
+    with pytest.raises(ValueError, match=r"torch_export: torch finds no graph.*predict\.export=safetensors needs none"):
+        export(run, "torch_export", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_says_how_to_allow_a_class_from_elsewhere(store: Store, tmp_path: Path) -> None:
+    run = loaded(store)
+    run.config.model.backbone._target_ = f"{TheirDCNv2.__module__}.TheirDCNv2"
+    export(run, "safetensors", tmp_path / "out")
+    assert 'load(".", allow=["tests.test_export"])' in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"allow=\[tests\.test_export\]"):
+        load(tmp_path / "out")
+    assert_same_logits(run, load(tmp_path / "out", allow=["tests.test_export"]), 1e-6)
+
+
 def test_load_trusts_no_card(store: Store, tmp_path: Path) -> None:
     export(loaded(store), "safetensors", tmp_path / "out")
     path, card = tmp_path / "out" / "card.json", read_card(tmp_path / "out")
@@ -542,8 +578,8 @@ def test_a_run_from_its_data_to_its_exports(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "outputs" / "runs").iterdir()
     run, scores = load_run(run_dir), pl.read_parquet(run_dir / "test_scores.parquet")
-    ids_BN = run.store.ids[torch.from_numpy(scores["row_id"].to_numpy())].long()
-    recorded_B = torch.from_numpy(scores["logit"].to_numpy())
+    ids_BN = run.store.ids[scores["row_id"].to_torch()].long()
+    recorded_B = scores["logit"].to_torch()
     assert recorded_B.std() > 0.01
     for kind in KINDS:
         export(run, kind, tmp_path / "export" / kind)

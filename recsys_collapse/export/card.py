@@ -51,8 +51,12 @@ def make_card(
     """
     manifest = run.store.manifest()
     recipe = manifest["recipe"]
-    sections = {name: OmegaConf.to_container(run.config[name], resolve=False, enum_to_str=True) for name in CONFIG}
-    score_words = ("bayes", "regret")
+    # Not resolved: a reference to a secret of the environment stays one.
+    sections = {
+        name: OmegaConf.to_container(run.config[name], resolve=False, enum_to_str=True)
+        for name in CONFIG
+        if name in run.config
+    }
     return scrub_tree(
         {
             "schema": SCHEMA,
@@ -65,7 +69,9 @@ def make_card(
             "outside": OUTSIDE,
             "label": recipe.get("label"),
             "metrics": {
-                key: value for key, value in run.result.items() if key in METRICS or any(w in key for w in score_words)
+                key: value
+                for key, value in run.result.items()
+                if key in METRICS or "bayes" in key or "regret" in key  # these of synthetic data
             },
             "data": {
                 "name": run.result.get("dataset"),
@@ -120,7 +126,10 @@ def architecture(run: LoadedRun) -> dict[str, Any]:
 
 def precision(run: LoadedRun, model: Servable) -> dict[str, Any]:
     """In which precision it was trained and is exported, and whether its logits are those that the run recorded."""
-    trained, dtype = run.config.trainer.precision, str(model.backbone.embedding.weight.dtype).removeprefix("torch.")
+    trained, dtype = (
+        str(run.config.trainer.precision),
+        str(model.backbone.embedding.weight.dtype).removeprefix("torch."),
+    )
     words = f"Weights and arithmetic are {dtype}, as in training."
     if "mixed" in trained:
         words = (

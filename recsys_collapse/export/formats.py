@@ -57,14 +57,14 @@ def write(kind: str, model: Servable, folder: Path, example_BN: Tensor) -> dict[
     """Write the model into `folder`; what the card has to say of the format.
 
     Raises:
-        ValueError: a library is not installed.
+        ValueError: a library is not installed, or the format cannot express the model.
     """
     path = folder / FILES[kind]
     if kind == "safetensors":
         return write_safetensors(model, path)
-    # Two rows: torch would take a batch of one for a batch that is always one.
-    shapes = {"ids": {0: torch.export.Dim("batch", min=1)}}
-    with torch.no_grad():
+    with told_if_untraceable(kind), torch.no_grad():
+        # Two rows: torch would take a batch of one for a batch that is always one.
+        shapes = {"ids": {0: torch.export.Dim("batch", min=1)}}
         program = torch.export.export(model, (example_BN[:2],), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
@@ -89,7 +89,7 @@ def write_onnx(program: torch.export.ExportedProgram, model: Servable, path: Pat
     with told_if_missing():
         import onnx
         import onnxscript  # noqa: F401 (torch needs it)
-    with quiet():
+    with told_if_untraceable("onnx"), quiet():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -99,13 +99,13 @@ def write_onnx(program: torch.export.ExportedProgram, model: Servable, path: Pat
             opset_version=OPSET,
             verbose=False,
         )
-    assert made is not None
+    assert made is not None  # None is for `f=...`
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     made.save(path, external_data=size > LARGEST_ONNX)
     onnx.checker.check_model(str(path))
     ir_version = onnx.load(str(path), load_external_data=False).ir_version
-    onnx_words = {"opset": OPSET, "ir_version": ir_version}
-    return {"inputs": "ids (B, N) int64", "outputs": "logit (B,) float32", **onnx_words}
+    inputs, outputs = "ids (B, N) int64", "logit (B,) float32"
+    return {"inputs": inputs, "outputs": outputs, "opset": OPSET, "ir_version": ir_version}
 
 
 def read(kind: str, folder: Path, built: dict[str, Any]) -> Any:
@@ -167,6 +167,18 @@ def told_if_missing() -> Iterator[None]:
     except ImportError as error:
         raise ValueError(
             f"predict.export needs {error.name}, which is not installed: pip install 'recsys-collapse[export]'"
+        ) from error
+
+
+@contextmanager
+def told_if_untraceable(kind: str) -> Iterator[None]:
+    """What torch cannot turn into a graph, such as a backbone of the user's own with an `if` on its numbers."""
+    try:
+        yield
+    except Exception as error:  # there is no one class for it
+        raise ValueError(
+            f"predict.export={kind}: torch finds no graph of this model for any number of rows; "
+            f"predict.export=safetensors needs none. {type(error).__name__}: {error}"
         ) from error
 
 

@@ -37,7 +37,7 @@ import json
 import torch
 from recsys_collapse.export import load
 
-model, card = load("."), json.load(open("card.json", encoding="utf-8"))
+model, card = load(ARGUMENTS), json.load(open("card.json", encoding="utf-8"))
 ids = torch.tensor(card["example"]["ids"])  # (B, N), any B >= 1, fields in the order of the table below
 with torch.inference_mode():
     logit = model(ids)  # (B,) float32
@@ -97,7 +97,7 @@ def readme(card: dict[str, Any]) -> str:
             "",
             "In this folder:",
             "",
-            LOAD[kind],
+            LOAD[kind].replace("ARGUMENTS", _arguments(words["backbone"]["_target_"])),
             "## From values to ids",
             "",
             card["values"],
@@ -132,6 +132,12 @@ def readme(card: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _arguments(target: str) -> str:
+    """Of `load`, which builds a class from elsewhere only if it is told to."""
+    is_ours = target.startswith("recsys_collapse.")
+    return '"."' if is_ours else f'".", allow=["{target.rpartition(".")[0]}"]'
 
 
 def _cell(text: Any) -> str:
