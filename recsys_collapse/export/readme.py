@@ -1,5 +1,6 @@
 """The card for people: what the model is, what its fields are, and how to use it, with code that runs as it stands."""
 
+import re
 from typing import Any
 
 LOAD = {
@@ -24,7 +25,7 @@ import onnxruntime
 
 card = json.load(open("card.json", encoding="utf-8"))
 model = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-ids = numpy.array(card["example"]["ids"])  # (B, N) int64, any B >= 1, fields in the order of the table below
+ids = numpy.array(card["example"]["ids"], numpy.int64)  # (B, N), any B >= 1, fields in the order of the table below
 (logit,) = model.run(["logit"], {"ids": ids})  # (B,) float32
 print(1 / (1 + numpy.exp(-logit)), card["example"]["logit"])
 ```
@@ -45,7 +46,7 @@ print(logit.sigmoid(), card["example"]["logit"])
 ```
 
 Without it, the weights are read with `safetensors`, here up to the embeddings of every set. What comes then is said in
-`card.json` under `architecture`: the equation, every module with its shape, and what each kind of module computes.
+`card.json` under `architecture`: the equation, every module, and what each kind of module computes.
 
 ```python
 import json
@@ -73,65 +74,106 @@ values = {field["name"]: "" for field in card["fields"]}  # your row: text, or t
 ids = [[id_of.get((field["name"], values[field["name"]]), 0) for field in card["fields"]]]
 ```
 """
-NO_EDGES = """
-The edges of {names} were not recorded when the data was prepared: new values of these fields cannot be bucketed.
+NO_EDGES = (
+    "The edges of {} were not recorded when the data was prepared: new values of these fields cannot be bucketed."
+)
+BUCKETS = """\
+The buckets, of which the edges of quantiles stand in `card.json`:
+
+```text
+{}
+```
+"""
+README = """\
+# {run_name}
+
+A click-through rate model: `{target}`, {embed} at scale {scale}, {sets}. It maps {num_fields} categorical fields to the
+logit of `{label}`.
+
+Exported as `{kind}` by `recsys_collapse`: input {inputs}, output {outputs}.{versions_of_onnx}
+{outside} {verified}
+
+## Use it
+
+In this folder:
+
+{load}
+## From values to ids
+
+{values}
+
+{encode}
+{no_edges}
+
+{buckets}
+
+## Fields
+
+| | field | column | cardinality | first row | bucket |
+|---|---|---|---|---|---|
+{fields}
+
+## Metrics
+
+{metrics}
+
+## Data
+
+`{data_name}`, {rows} rows ({parts}), of which positive {positives}; fingerprint {fingerprint}.
+`vocabulary.parquet` holds values of this data as they were: share it only where you would share those.
+
+## Precision and versions
+
+{precision}
+
+Run {run_id}, code {code_version}. Trained with {trained_with}; exported with {exported_with}.
 """
 
 
 def readme(card: dict[str, Any]) -> str:
     """README.md of a card, in Markdown."""
-    sets = f"{card['num_sets']} embedding set{'s' if card['num_sets'] > 1 else ''} of size {card['embed_size']}"
-    words, kind, data = card["architecture"], card["kind"], card["data"]
-    return "\n".join(
-        [
-            f"# {_cell(card['run_name'])}",
-            "",
-            f"A click-through rate model: `{words['backbone']['_target_']}`, {card['embed']} at scale {card['scale']}: "
-            f"{sets}. It maps {len(card['fields'])} categorical fields to the logit of `{_cell(card['label'])}`.",
-            "",
-            f"Exported as `{kind}` by `recsys_collapse`: input {card['format']['inputs']}, output "
-            f"{card['format']['outputs']}." + _onnx(card["format"]),
-            card["outside"] + " " + _verified(card["format"]["verified"]),
-            "",
-            "## Use it",
-            "",
-            "In this folder:",
-            "",
-            LOAD[kind].replace("ARGUMENTS", _arguments(words["backbone"]["_target_"])),
-            "## From values to ids",
-            "",
-            card["values"],
-            "",
-            ENCODE,
-            *([NO_EDGES.format(names=", ".join(_without_edges(card)))] if _without_edges(card) else []),
-            *(["", "The buckets:", "", "```text", card["buckets"], "```", ""] if card["buckets"] else []),
-            "## Fields",
-            "",
-            "| | field | column | cardinality | first row | bucket |",
-            "|---|---|---|---|---|---|",
-            *(_row(number, field) for number, field in enumerate(card["fields"])),
-            "",
-            "## Metrics",
-            "",
-            *(f"- {key}: {value}" for key, value in card["metrics"].items() if isinstance(value, float)),
-            *(f"- {key}: none, as {why}" for key, why in (card["metrics"].get("null_reasons") or {}).items()),
-            f"- parameters: {card['parameters']}",
-            "",
-            "## Data",
-            "",
-            f"`{_cell(data['name'])}`, {data['rows']} rows ({data['parts']}), of which positive {data['positives']}; "
-            f"fingerprint {card['data_fingerprint']}. `vocabulary.parquet` holds values of this data as they were: "
-            "share it only where you would share those.",
-            "",
-            "## Precision and versions",
-            "",
-            card["precision"]["words"],
-            "",
-            f"Run {card['run_id']}, code {card['code_version']}. Trained with {_list(card['versions']['training'])}; "
-            f"exported with {_list(card['versions']['export'])}.",
-            "",
-        ]
+    about, data, target = card["format"], card["data"], card["architecture"]["backbone"]["_target_"]
+    size, many = card["embed_size"], card["num_sets"] > 1
+    no_edges = _without_edges(card)
+    text = README.format(
+        run_name=_cell(card["run_name"]),
+        target=target,
+        embed=card["embed"],
+        scale=card["scale"],
+        sets=f"{card['num_sets']} embedding {'sets' if many else 'set'} of size {size}",
+        num_fields=len(card["fields"]),
+        label=_cell(card["label"] or "label"),
+        kind=card["kind"],
+        inputs=about["inputs"],
+        outputs=about["outputs"],
+        versions_of_onnx=f" Opset {about['opset']}, IR version {about['ir_version']}." if "opset" in about else "",
+        outside=card["outside"],
+        verified=_verified(about["verified"]),
+        load=LOAD[card["kind"]].replace("ARGUMENTS", _arguments(target)),
+        values=card["values"],
+        encode=ENCODE,
+        no_edges=NO_EDGES.format(", ".join(no_edges)) if no_edges else "",
+        buckets=BUCKETS.format(card["buckets"]) if card["buckets"] else "",
+        fields="\n".join(_row(number, field) for number, field in enumerate(card["fields"])),
+        metrics="\n".join(_metrics(card)),
+        data_name=_cell(data["name"]),
+        rows=data["rows"],
+        parts=_list(data["parts"]),
+        positives=_list(data["positives"]),
+        fingerprint=card["data_fingerprint"],
+        precision=card["precision"]["words"],
+        run_id=card["run_id"],
+        code_version=card["code_version"],
+        trained_with=_list(card["versions"]["training"]),
+        exported_with=_list(card["versions"]["export"]),
     )
+    return re.sub(r"\n{3,}", "\n\n", text)  # where a paragraph is empty
+
+
+def _metrics(card: dict[str, Any]) -> list[str]:
+    found = [f"- {key}: {value}" for key, value in card["metrics"].items() if isinstance(value, float)]
+    missing = [f"- {key}: none, as {why}" for key, why in (card["metrics"].get("null_reasons") or {}).items()]
+    return [*found, *missing, f"- parameters: {_list(card['parameters'])}"]
 
 
 def _arguments(target: str) -> str:
@@ -148,10 +190,6 @@ def _cell(text: Any) -> str:
 def _row(number: int, field: dict[str, Any]) -> str:
     cells = [number, *(field[key] for key in ("name", "column", "cardinality", "offset")), field["bucket"] or ""]
     return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _onnx(about: dict[str, Any]) -> str:
-    return f" ONNX opset {about['opset']}, IR version {about['ir_version']}." if "opset" in about else ""
 
 
 def _verified(about: dict[str, Any]) -> str:
