@@ -66,8 +66,9 @@ def write(kind: str, model: Servable, folder: Path, example_BN: Tensor) -> dict[
         # Two rows: torch would take a batch of one for a batch that is always one.
         shapes = {"ids": {0: torch.export.Dim("batch", min=1)}}
         program = torch.export.export(model, (example_BN[:2],), dynamic_shapes=shapes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
     if kind == "onnx":
         return write_onnx(program, model, path)
     torch.export.save(program, path)
