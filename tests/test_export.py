@@ -449,6 +449,10 @@ def test_only_an_export_is_overwritten(store: Store, tmp_path: Path) -> None:
     assert (folder / "notes.txt").exists() and (tmp_path / "bare" / "README.md").read_text() == "mine"
 
 
+class Stopped(BaseException):
+    """As Ctrl-C: no `except Exception` catches it."""
+
+
 @pytest.mark.parametrize("step", ["read", "write_parquet", "readme", "write_json", "folder.sync", "folder.rename"])
 def test_an_error_in_the_middle_leaves_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -464,11 +468,11 @@ def test_an_error_in_the_middle_leaves_nothing(
         elif step == "folder.rename" and args[0].name == "old":
             kept(*args)  # ... and goes back
         else:
-            raise KeyboardInterrupt
+            raise Stopped
 
     monkeypatch.setattr(f"recsys_collapse.export.{step}", failing)
     for folder, overwrite in ((tmp_path / "new", False), (tmp_path / "old", True)):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             export(run, "safetensors", folder, overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
