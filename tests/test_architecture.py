@@ -42,6 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "build": {"config"},
     "trust": set(),
     "load": {"build", "dataset.store", "model.backbone", "runs.checkpoint", "runs.records", "trust"},
+    "export": {
+        *("", "build", "dataset.buckets", "export", "load", "model.backbone", "trust"),
+        *("runs.checkpoint", "runs.durable", "runs.environment", "runs.secrets", "runs.version"),
+    },
     "runs": {"", "build", "config", "runs"},
     "runs.secrets": set(),
     "launch": {
@@ -66,7 +70,7 @@ OWNERS = {
     "benchmarks": set(),
     "tests": set(),
 }
-LAZY = ("wandb", "matplotlib", "plotly")
+LAZY = ("wandb", "matplotlib", "plotly", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 
 def name_of(path: Path) -> str:
