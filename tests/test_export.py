@@ -92,7 +92,7 @@ def loaded(
         "test_auc": None,
         "val_logloss": 0.5,
         "test_logloss": 0.625,
-        "bayes_auc": 0.875,
+        "truth": {"test": {"bayes_auc": 0.875}},
         "null_reasons": {"test_auc": "the test rows have one class only"},
         "code_version": "0.1.0-abc",
         "environment": {"python": "3.11.1", "torch": "2.13.0", "platform": "a machine of the user"},
@@ -195,7 +195,7 @@ def test_the_card(store: Store, tmp_path: Path) -> None:
     same = ("run_name", "run_id", "model", "embed", "scale", "num_sets", "embed_size", "parameters", "data_fingerprint")
     assert {key: card[key] for key in same} == {key: run.result[key] for key in same}
     assert card["label"] == "click" and card["kind"] == "torch_export" and card["schema"] == 1
-    assert card["metrics"]["val_auc"] == 0.75 and card["metrics"]["bayes_auc"] == 0.875
+    assert card["metrics"]["val_auc"] == 0.75 and card["metrics"]["truth"]["test"]["bayes_auc"] == 0.875
     assert card["metrics"]["test_auc"] is None and "one class" in card["metrics"]["null_reasons"]["test_auc"]
     assert card["data"]["rows"] == 400 and sum(card["data"]["parts"].values()) == 400
     assert card["config"]["model"]["backbone"]["hidden_sizes"] == [24, 16]

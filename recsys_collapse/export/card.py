@@ -21,7 +21,7 @@ from recsys_collapse.runs.version import code_version
 SCHEMA = 1
 """Raise when a key of the card changes its meaning."""
 COPIED = ("run_name", "run_id", "model", "embed", "scale", "num_sets", "embed_size", "parameters", "data_fingerprint")
-METRICS = ("val_auc", "test_auc", "val_logloss", "test_logloss", "null_reasons")
+METRICS = ("val_auc", "test_auc", "val_logloss", "test_logloss", "null_reasons", "truth")
 CONFIG = ("model", "embed", "trainer", "optimizer")
 EQUATION = (
     "logit = F( mean over the M embedding sets of I^(m)(e^(m)) ), plus first_order if there is one. The parts are "
@@ -68,11 +68,7 @@ def make_card(
             "buckets": inspect.getdoc(buckets) if recipe.get("buckets") else None,
             "outside": OUTSIDE,
             "label": recipe.get("label"),
-            "metrics": {
-                key: value
-                for key, value in run.result.items()
-                if key in METRICS or "bayes" in key or "regret" in key  # these of synthetic data
-            },
+            "metrics": {key: run.result[key] for key in METRICS if key in run.result},
             "data": {
                 "name": run.result.get("dataset"),
                 **{key: manifest.get(key) for key in ("rows", "parts", "positives")},

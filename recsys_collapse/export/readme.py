@@ -171,7 +171,9 @@ def readme(card: dict[str, Any]) -> str:
 
 
 def _metrics(card: dict[str, Any]) -> list[str]:
-    found = [f"- {key}: {value}" for key, value in card["metrics"].items() if isinstance(value, float)]
+    truth = (card["metrics"].get("truth") or {}).get("test", {})  # of data whose answer is known
+    numbers = card["metrics"] | {f"test_{key}": value for key, value in truth.items()}
+    found = [f"- {key}: {value}" for key, value in numbers.items() if isinstance(value, float)]
     missing = [f"- {key}: none, as {why}" for key, why in (card["metrics"].get("null_reasons") or {}).items()]
     return [*found, *missing, f"- parameters: {_list(card['parameters'])}"]
 
