@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")') -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## SE against ME at 1x to 10x on built-in synthetic data (under 3 minutes on 2 cores)
+demo: $(STAMP)  ## SE against ME at four times the size on built-in data (about 2 minutes on 2 cores)
 	$(BIN)/python -m recsys_collapse.run -m experiment=demo
 
 test: $(STAMP)  ## the test suite (a few minutes on 2 cores)

@@ -1,0 +1,66 @@
+"""The scripts of `experiments/`: their numbers on made-up results, and the whole thing on small runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from experiments import planted
+from tests.cli import SMALL, run
+from tests.test_records import abundance, result
+
+
+def known(embed: str, seed: int, auc: float, patterns: int = 4) -> dict:
+    learned = {name: {"r2": 0.5, "slope": 1.0} for name in ("linear", *(f"pattern{p}" for p in range(patterns)))}
+    test = {"bayes_auc": 0.8, "bayes_logloss": 0.47, "regret": 0.05, "auc_regret": 0.8 - auc, "learned": learned}
+    more = {"val_auc": auc, "information_abundance": {"a": abundance(2.0, 2.0)}}
+    found = result(embed=embed, scale=2, seed=seed, dataset="mini", num_sets=1 + (embed == "me"), **more)
+    return found | {"truth": {"valid": test, "test": test}}
+
+
+def lines(table: object) -> list[list[str]]:
+    """Cells of a table as it is printed."""
+    with planted.console.capture() as capture:
+        planted.console.print(table)
+    return [[word.strip() for word in line.strip("│").split("│")] for line in capture.get().splitlines() if "│" in line]
+
+
+def test_intervals_are_students() -> None:
+    values = [0.701, 0.704, 0.709]
+    found = planted.interval(values)
+    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))  # type: ignore[operator]
+    assert found.is_significant and not planted.interval([-1.0, 1.0, 0.5]).is_significant
+    assert planted.interval([0.7]) == (0.7, None) and not planted.interval([0.7]).is_significant
+
+
+def test_me_against_se_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds differ by far more than ME and SE of one seed do: only a paired difference is significant."""
+    runs = [known("se", seed, 0.60 + seed / 20) for seed in range(3)]
+    runs += [known("me", seed, 0.60 + seed / 20 + 0.01 + seed / 1000) for seed in (0, 1, 2, 7)]  # 7 has no partner
+    runs += [known("se", 0, 0.7, patterns=1), result(dataset="clicks")]
+    monkeypatch.setattr(planted, "scan", lambda output_dir: runs)
+    found = planted.cells(tmp_path, "mini")
+    assert list(found) == [(4, "dnn", 2, "se"), (4, "dnn", 2, "me"), (1, "dnn", 2, "se")]
+    single, several, difference, other = lines(planted.comparison(found))
+    assert single[:4] == ["4", "dnn", "SE 2x", "3"] and single[4].startswith("0.65000 +-0.12421")
+    assert several[:4] == ["4", "dnn", "ME 2x", "4"]
+    assert difference[:5] == ["4", "dnn", "ME - SE 2x", "3", "0.01100 +-0.00248 *"]
+    assert other[4] == "0.70000"
+    assert lines(planted.learned(found))[2][:5] == ["1", "dnn", "SE 2x", "0.500", "0.500"]
+
+
+def test_the_whole_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    sizes = ["dataset.train_rows=300", "dataset.valid_rows=100", "dataset.test_rows=100"]
+    done = run("-m", "dataset=tiny", "model=dnn", "scale=2", "embed=se,me", "seed=0,1", *SMALL, *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    words = ["--dataset", "tiny", "--rows", "2000", "--data-seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["planted", *words])
+    planted.main()
+    printed = capsys.readouterr().out
+    assert "ME - SE 2x" in printed and "8 of 8" in printed and "pattern4" in printed
+    monkeypatch.setattr(sys, "argv", ["planted", *words, "--output-dir", "elsewhere"])
+    planted.main()
+    assert "no finished runs on tiny in elsewhere" in capsys.readouterr().out
