@@ -1,7 +1,7 @@
 """Ids -> logits -> a file of scores, batch by batch, with memory that does not grow with the number of rows.
 
-The numbers are those of `Trainer.predict`, bit for bit, for the same batches, device and threads: what Lightning does for
-a precision is done here without Lightning.
+The numbers are those of `Trainer.predict`, bit for bit, for the same batches, device and threads: what Lightning does
+for a precision is done here without Lightning.
 
 Shapes: B batch, N fields, n rows.
 """
