@@ -9,7 +9,7 @@ Shapes: B batch, N fields, n rows.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,7 @@ from recsys_collapse.dataset.batches import regroup
 from recsys_collapse.dataset.lookup import Encoder
 from recsys_collapse.dataset.unseen import Unseen
 from recsys_collapse.model.backbone import Backbone
-from recsys_collapse.runs.durable import write
+from recsys_collapse.runs.durable import write, write_parquet
 from recsys_collapse.runs.environment import other_than
 
 ROWS_OF_A_PIECE = 1 << 18  # in memory until they are written; 17 bytes each
@@ -114,16 +114,27 @@ class ScoreFile:
 
     def _write_piece(self) -> None:
         path = self.folder / f"{len(self._pieces):08}.parquet"
-        pl.concat(self._waiting).write_parquet(path)
+        write_parquet(path, pl.concat(self._waiting))
         self._waiting = []
         self._pieces.append(path)
 
     def finish(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+
+        def fill(file: BinaryIO) -> None:
+            try:
+                pl.scan_parquet(self._pieces, glob=False).sink_parquet(file, maintain_order=True)
+            except pl.exceptions.PolarsError as error:  # what polars makes of an error of the file
+                raise OSError(f"{path}: cannot be written: {error}") from error
+
         if self._waiting or not self._pieces:
             self._waiting.append(pl.DataFrame(schema=self._schema))
             self._write_piece()
-        write(path, lambda file: pl.scan_parquet(self._pieces, glob=False).sink_parquet(file, maintain_order=True))
+        write(path, fill)
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (n,) and labels (n,) of what `finish` has written, piece by piece."""

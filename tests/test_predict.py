@@ -1,5 +1,6 @@
 """`python -m recsys_collapse.predict`: scores of new rows, what is said of them, and what is refused."""
 
+import errno
 import os
 import shutil
 import signal
@@ -160,7 +161,10 @@ def test_criteo_with_and_without_labels(tmp_path: Path) -> None:
         (["run=a.csv", "input=a.csv"], "run=a.csv"),
         (["run=gone", "input=a.csv"], "run=gone: there is no result.json; expected the directory of a finished run"),
         (["-m", "run=RUN,RUN", "input=a.csv"], "2 commands in one: expected one run"),
-        (["run=RUN", "input=a.csv", "dataset=table"], "dataset=table: no such key"),
+        (
+            ["run=RUN", "input=a.csv", "dataset=table"],
+            "dataset=...: there is no such choice in this command; known here: run, input",
+        ),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, clicks: Path, words: list[str], said: str) -> None:
@@ -242,6 +246,23 @@ def test_nothing_is_left_of_what_was_not_finished(tmp_path: Path, clicks: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"] and output.read_text() == "old"
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_full_disk_is_said(tmp_path: Path, clicks: Path, monkeypatch, failing: int) -> None:
+    """While a piece is written, and while the pieces are put together."""
+    real, calls = os.write, []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        calls.append(1)
+        if len(calls) >= failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space left on device"):
+        scored(clicks, tmp_path / "s.parquet", f"input={its_file(clicks)}")
+    assert len(calls) >= failing and [*tmp_path.iterdir()] == []
+
+
 def test_ctrl_c(tmp_path: Path, clicks: Path) -> None:
     """130, a word, and nothing left, as soon as there is something to leave."""
     header, rows = rows_of(its_file(clicks))
@@ -311,7 +332,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, clicks: Path, damaged: str) -> N
         OmegaConf.save(config, copied / "config.yaml")
     else:
         path = store / "vocabulary.parquet" if damaged == "vocabulary" else copied / damaged
-        path.write_bytes(path.read_bytes()[:-40])
+        path.write_bytes(b"model: [" if damaged == "config.yaml" else path.read_bytes()[:-40])
     words = [f"run={copied}", f"input={its_file(clicks)}", f"predict.store_dir={tmp_path / 'outputs' / 'stores'}"]
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
