@@ -350,3 +350,22 @@ def test_another_machine_is_named(tmp_path: Path, clicks: Path, caplog) -> None:
     scored(copied, tmp_path / "s.parquet", f"input={its_file(clicks)}", "predict.threads=2")
     (line,) = [record.getMessage() for record in caplog.records if "last bits" in record.getMessage()]
     assert ", then 1.0" in line and "threads 2, then 1" in line and "2.7" not in line
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, clicks: Path) -> None:
+    """Ten times the rows, with labels, in a process of its own; a tenth more memory is noise, 80 bytes a row are not."""
+    header, rows = rows_of(its_file(clicks))
+    code = "from recsys_collapse.predict import main; assert main() == 0; "
+    code += "print([line for line in open('/proc/self/status') if 'VmHWM' in line][0].split()[1])"
+    peaks = []
+    for times in (80, 800):
+        path = write_rows(tmp_path / f"{times}.csv", header, rows * times)
+        words = [f"run={clicks}", f"input={path}", f"output={tmp_path / f'{times}.parquet'}", "dataset.block_mib=1"]
+        environment = {**os.environ, "PYTHONPATH": python_path(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        assert pl.scan_parquet(tmp_path / f"{times}.parquet").select(pl.len()).collect().item() == 1200 * times
+    assert peaks[1] < 1.12 * peaks[0], peaks
