@@ -53,7 +53,7 @@ def _twice_wins(positive_g: Tensor, negative_g: Tensor, below: int = 0) -> int:
 RANGES = 1 << 16  # of float32: numbers whose upper 16 bits are the same, in the order of the numbers
 
 
-def score_pieces(pieces: Callable[[], Iterable[tuple[Tensor, Tensor]]], at_once: int = 1 << 22) -> Score | None:
+def score_pieces(pieces: Callable[[], Iterable[tuple[Tensor, Tensor]]], at_once: int = 1 << 20) -> Score | None:
     """The score of more rows than fit into memory; None if there are none. The AUC is that of `score`, to the last bit.
 
     One pass counts how many rows fall into each range of numbers. Then every span of ranges with about `at_once` rows
@@ -61,7 +61,7 @@ def score_pieces(pieces: Callable[[], Iterable[tuple[Tensor, Tensor]]], at_once:
 
     Args:
         pieces: called for every pass; gives logits (n,) float32 and labels (n,) in {0, 1}, piece by piece.
-        at_once: rows in memory, about.
+        at_once: rows in memory, about; they take some 100 bytes each.
     """
     count_r, positives, loss = torch.zeros(RANGES, dtype=torch.int64), 0, 0.0
     for logit_n, label_n in pieces():
