@@ -15,7 +15,7 @@ from recsys_collapse.build import build
 from recsys_collapse.dataset.store import Store, open_store
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.runs.checkpoint import misfit, read_best
-from recsys_collapse.runs.records import damage, read_result
+from recsys_collapse.runs.records import finished_result
 from recsys_collapse.trust import check_trusted
 
 PREFIX = "backbone."  # of the weights in a checkpoint, which are those of the whole LightningModule
@@ -46,10 +46,7 @@ def load_run(run_dir: Path, allow: Sequence[str] = (), store_dir: Path | None = 
     Raises:
         ValueError: it is no finished run, is damaged, names a class that is not allowed, or its data is not there.
     """
-    result = read_result(run_dir)
-    if result is None:
-        why = damage(run_dir) or "there is no result.json; expected the directory of a finished run"
-        raise ValueError(f"run={run_dir}: {why}")
+    result = finished_result(run_dir)
     path = run_dir / "config.yaml"
     try:
         config = OmegaConf.load(path)

@@ -22,8 +22,9 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 def buckets(word: str, values: list[str], counts: list[int] | None = None) -> list[str]:
     """Bucket of each of some distinct values, after checking that the column keeps its name."""
-    column = pl.Series("column", values, dtype=pl.String)
-    found = parse_bucket("key", word).apply(column, np.array(counts or [1] * len(values), dtype=np.int64))
+    column, bucket = pl.Series("column", values, dtype=pl.String), parse_bucket("key", word)
+    edges = bucket.fit(column, np.array(counts or [1] * len(values), dtype=np.int64)) if bucket.fit else None
+    found = bucket.apply(column, edges)
     assert (found.name, found.dtype, len(found)) == ("column", pl.String, len(values))
     return found.to_list()
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recsys_collapse.score import score
+from recsys_collapse.score import score, score_pieces
 
 few = settings(max_examples=80, deadline=None)
 labels = st.lists(st.integers(0, 1), min_size=2, max_size=60)
@@ -85,3 +85,36 @@ def test_one_class_has_no_auc(label: int) -> None:
 def test_label_types_agree(dtype: torch.dtype) -> None:
     logits, label_n = torch.tensor([0.3, -0.2, 0.1, 0.0]), torch.tensor([1, 0, 0, 1])
     assert score(logits, label_n.to(dtype)) == score(logits, label_n)
+
+
+NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1e-30, -1e-30, 3e38, -3e38, 0.3])
+
+
+@few
+@given(st.lists(st.lists(st.tuples(NUMBERS, st.integers(0, 1)), max_size=9), max_size=6), st.integers(1, 30))
+def test_the_score_of_pieces_is_that_of_all_rows(rows: list[list[tuple[float, int]]], at_once: int) -> None:
+    """The same AUC to the last bit, however few rows are in memory at once; each pass asks for the pieces anew."""
+    pieces = [
+        (torch.tensor([v for v, _ in piece], dtype=torch.float32), torch.tensor([y for _, y in piece]))
+        for piece in rows
+    ]
+    passes = []
+    found = score_pieces(lambda: passes.append(1) or iter(pieces), at_once)
+    if not any(rows):
+        assert found is None
+        return
+    expected = score(torch.cat([logit for logit, _ in pieces]), torch.cat([label.long() for _, label in pieces]))
+    assert found is not None and found.auc == expected.auc
+    assert found.logloss == pytest.approx(expected.logloss, rel=1e-12)
+    assert len(passes) >= 1 + (found.auc is not None)
+
+
+def test_the_score_of_many_rows_in_few_at_a_time() -> None:
+    """Many spans; and all rows in one range, which has more rows than are to be in memory."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1.0, 1e-9):
+        logit_n = 1 + scale * torch.randn(50_000, generator=generator).round(decimals=2)
+        label_n = (torch.rand(50_000, generator=generator) < 0.3).to(torch.uint8)
+        pieces = list(zip(logit_n.split(999), label_n.split(999), strict=True))
+        found = score_pieces(lambda pieces=pieces: iter(pieces), 4000)
+        assert found is not None and found.auc == score(logit_n, label_n).auc

@@ -1,13 +1,14 @@
 """Batches as slices of two tensors: no per-row Python, and an order that is a function of (seed, pass) alone.
 
-Shapes: B batch, N fields.
+Shapes: B batch, N fields, n rows of a piece.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +52,7 @@ class Batches:
             )
 
     def _batches_of_a_pass(self) -> int:
-        full, rest = divmod(len(self.rows), self.batch_size)
-        return max(1, full + (rest > 1))
+        return count_batches(len(self.rows), self.batch_size)
 
     def _of_the_piece(self) -> range:
         """Numbers of its batches."""
@@ -72,6 +72,35 @@ class Batches:
         ends = [(i + 1) * self.batch_size for i in range(len(numbers) - 1)]
         for rows_B in torch.tensor_split(rows, ends):
             yield self.store.ids.index_select(0, rows_B), self.store.labels.index_select(0, rows_B)
+
+
+def count_batches(rows: int, batch_size: int) -> int:
+    """How many batches so many rows are: a last one of a single row joins the one before."""
+    full, rest = divmod(rows, batch_size)
+    return max(1, full + (rest > 1))
+
+
+def regroup(pieces: Iterable[tuple[np.ndarray, ...]], batch_size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Rows that come in pieces of any size, as the batches that `Batches` would make of all of them, in order.
+
+    A piece is some arrays with a row in each of them for every row, such as (x_nN, y_n).
+    """
+    waiting: tuple[np.ndarray, ...] = ()
+    for piece in pieces:
+        waiting = tuple(map(_joined, waiting, piece)) if waiting else piece
+        whole = max(0, (len(waiting[0]) - 2) // batch_size)  # the last batch may get one row more, so two have to wait
+        for i in range(whole):
+            yield tuple(array[i * batch_size : (i + 1) * batch_size] for array in waiting)
+        waiting = tuple(array[whole * batch_size :] for array in waiting)
+    rows = len(waiting[0]) if waiting else 0
+    number = count_batches(rows, batch_size) if rows else 0
+    for i in range(number):
+        end = rows if i == number - 1 else (i + 1) * batch_size
+        yield tuple(array[i * batch_size : end] for array in waiting)
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.concatenate([first, second])
 
 
 def train_counts(store: Store) -> Tensor:

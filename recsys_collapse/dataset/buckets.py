@@ -22,6 +22,7 @@ Quantiles, exactly: missing values are left out and the other rows are counted, 
 smallest number v such that at least k * T / n counted rows have a number <= v. Edges that are equal are one edge, and
 one at the largest counted number is none, as it would part nothing. The bucket of v is how many edges are < v. So equal
 numbers share a bucket, every bucket has counted rows, and a number that was not counted goes where the edges put it.
+The edges are all that a bucket keeps of the rows: with them it is a function of the value, for rows of another day too.
 """
 
 import math
@@ -43,14 +44,17 @@ class Bucket(NamedTuple):
     Args:
         word: as in the config.
         valid: text values, repeated in any order, no nulls -> Boolean: can be bucketed. Fast, as it sees all rows.
-        apply: distinct valid text values and their counts (int64, on the counted rows, may be 0) -> the bucket of each.
+        apply: distinct valid text values, and what `fit` found (None if there is no `fit`) -> the bucket of each.
         expected: what a valid value is, for an error message.
+        fit: distinct valid text values and their counts (int64, on the counted rows, may be 0) -> edges (float64,
+            ascending); None: the bucket is a function of the value alone.
     """
 
     word: str
     valid: Callable[[pl.Series], pl.Series]
-    apply: Callable[[pl.Series, np.ndarray], pl.Series]
+    apply: Callable[[pl.Series, np.ndarray | None], pl.Series]
     expected: str
+    fit: Callable[[pl.Series, np.ndarray], np.ndarray] | None = None
 
 
 def parse_bucket(key: str, word: str) -> Bucket:
@@ -67,7 +71,7 @@ def parse_bucket(key: str, word: str) -> Bucket:
     if word in _PLAIN:
         return _PLAIN[word]
     if name == "quantile" and re.fullmatch(r"[1-9][0-9]{0,4}", number) and 2 <= int(number) <= MOST_QUANTILES:
-        return Bucket(word, _is_number, partial(_quantile, int(number)), "a number")
+        return Bucket(word, _is_number, partial(_by_edges, int(number)), "a number", partial(_edges, int(number)))
     words = {plain: plain for plain in _PLAIN} | {"quantile": "quantile:<n>"}
     near = get_close_matches(name.strip().lower(), words, n=1)
     hint = f"; did you mean {words[near[0]]}?" if near else ";"
@@ -86,11 +90,11 @@ def _is_number(values: pl.Series) -> pl.Series:
     return (_numbers(values).is_finite() | (values == "")).fill_null(False)
 
 
-def _log_squared(values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _log_squared(values: pl.Series, edges: np.ndarray | None) -> pl.Series:
     return _each_number(values, lambda v: math.floor(v) - 2)
 
 
-def _log_squared_bars(values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _log_squared_bars(values: pl.Series, edges: np.ndarray | None) -> pl.Series:
     return _each_number(values, int).replace("", "0")
 
 
@@ -101,16 +105,20 @@ def _each_number(values: pl.Series, small: Callable[[float], int]) -> pl.Series:
     return pl.Series(values.name, texts, dtype=pl.String)
 
 
-def _quantile(n: int, values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _edges(n: int, values: pl.Series, counts: np.ndarray) -> np.ndarray:
     counted = pl.DataFrame({"number": _numbers(values), "count": counts}).filter(pl.col("count") > 0).drop_nulls()
+    if not counted.height:
+        return np.empty(0)
     counted = counted.sort("number")
     sums, ordered = np.cumsum(counted["count"].to_numpy()), counted["number"].to_numpy()
-    edges = np.empty(0)
-    if len(ordered) > 0:
-        total = int(sums[-1])
-        needed = np.array([-(-k * total // n) for k in range(1, n)], dtype=np.int64)  # rounded up, without overflow
-        edges = np.unique(ordered[np.searchsorted(sums, needed)])
-        edges = edges[edges < ordered[-1]]
+    total = int(sums[-1])
+    needed = np.array([-(-k * total // n) for k in range(1, n)], dtype=np.int64)  # rounded up, without overflow
+    edges = np.unique(ordered[np.searchsorted(sums, needed)])
+    return edges[edges < ordered[-1]]
+
+
+def _by_edges(n: int, values: pl.Series, edges: np.ndarray | None) -> pl.Series:
+    assert edges is not None
     places = np.searchsorted(edges, _numbers(values).fill_null(0.0).to_numpy())
     digits = len(str(n - 1))
     names = pl.Series(values.name, [f"q{i:0{digits}}" for i in range(len(edges) + 1)], dtype=pl.String)
@@ -128,15 +136,15 @@ def _is_time(values: pl.Series) -> pl.Series:
     return values.is_in(distinct.filter(_times(distinct).is_not_null() | (distinct == "")).to_list())
 
 
-def _hour(values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _hour(values: pl.Series, edges: np.ndarray | None) -> pl.Series:
     return _times(values).dt.strftime("%H").fill_null("")
 
 
-def _weekday(values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _weekday(values: pl.Series, edges: np.ndarray | None) -> pl.Series:
     return (_times(values).dt.weekday() - 1).cast(pl.String).fill_null("")
 
 
-def _weekend(values: pl.Series, counts: np.ndarray) -> pl.Series:
+def _weekend(values: pl.Series, edges: np.ndarray | None) -> pl.Series:
     return (_times(values).dt.weekday() >= 6).cast(pl.Int8).cast(pl.String).fill_null("")
 
 

@@ -61,6 +61,7 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
     known = [v.known.select(pl.lit(name).alias("field"), pl.all()) for name, v in vocabularies.items()]
     pl.concat(known).write_parquet(folder / "vocabulary.parquet")
     id_0_rate = _encode(spill, part_n, sizes, progress)
+    edges = {name: column.edges.tolist() for name, column in spill.fields.items() if column.edges is not None}
     spill.remove()
     if left_out := source.left_out():
         pl.DataFrame(left_out).write_ndjson(folder / "bad_lines.jsonl")
@@ -76,6 +77,7 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         "counted_rows": int(np.count_nonzero(counted_n)),
         "distinct_values": distinct,
         "id_0_rate": id_0_rate,
+        "edges": edges,  # of buckets that are fitted to the counted rows: predict has to put new values into them
         **({} if spill.truth is None else {"truth": spill.truth, "answer": source.answer()}),
     }
 

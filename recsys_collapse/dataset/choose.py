@@ -9,7 +9,8 @@ from typing import NamedTuple
 class Choice(NamedTuple):
     """What the options of a `Table` say about its columns."""
 
-    label: str
+    label: str | None
+    """None: the rows have none."""
     time: str | None
     features: list[str] | None
     ignore: list[str]
@@ -24,7 +25,7 @@ def choose_fields(path: Path, columns: Sequence[str], choice: Choice) -> dict[st
     Raises:
         ValueError: a column that is named does not exist, is named twice, or none is left.
     """
-    if choice.label not in columns:
+    if choice.label is not None and choice.label not in columns:
         raise ValueError(f"{path}: no label column{_among('dataset.label', choice.label, columns)}")
     if choice.time is not None and choice.time not in columns:
         raise ValueError(f"{path}: no time column{_among('dataset.time', choice.time, columns)}")
@@ -48,5 +49,10 @@ def choose_fields(path: Path, columns: Sequence[str], choice: Choice) -> dict[st
 
 
 def _among(key: str, name: str, names: Sequence[str]) -> str:
+    return f" ({key}={name}){among(name, names)}"
+
+
+def among(name: str, names: Sequence[str]) -> str:
+    """The end of a message on a name that is not there: the nearest one, and all."""
     near = get_close_matches(name, names, n=1)
-    return f" ({key}={name}){f'; did you mean {near[0]}?' if near else ';'} the columns are {', '.join(names)}"
+    return f"{f'; did you mean {near[0]}?' if near else ';'} the columns are {', '.join(names)}"

@@ -53,6 +53,8 @@ class Column:
 
     def __init__(self, path: Path, bucket: Bucket | None = None, ordered: bool = False) -> None:
         self.path, self.bucket = path, bucket
+        self.edges: np.ndarray | None = None
+        """What the bucket was fitted to, once the values are counted; None: nothing was to be fitted."""
         self._codes: Codes | None = Codes()
         self._may_pack = bucket is None and not ordered
         self._mapped: np.ndarray | None = None
@@ -98,7 +100,9 @@ class Column:
             values, count_v = self._codes.values(code_v), count_V[code_v]
             vocabulary, id_V[code_v] = build_vocabulary(values, count_v, min_count, hashed_cardinality)
         else:
-            bucket_V = self.bucket.apply(self._codes.values(), count_V)
+            values = self._codes.values()
+            self.edges = self.bucket.fit(values, count_V) if self.bucket.fit else None
+            bucket_V = self.bucket.apply(values, self.edges)
             names = bucket_V.unique()
             group_V = bucket_V.cast(pl.Enum(names)).to_physical().to_numpy()
             count_v = np.zeros(len(names), np.int64)

@@ -176,7 +176,7 @@ def check_columns(names: Sequence[str], place: str, delimiter: str | None = None
 def _wrong_number(values: list[str], expected: int, line: bytes, delimiter: str) -> str:
     hint = _other_delimiter(line.decode(), delimiter) if len(values) == 1 else ""
     if not values:
-        return f"an empty line; 0 values, expected {expected}: remove it, or set dataset.bad_lines=quarantine"
+        return f"an empty line; 0 values, expected {expected}: remove it, or prepare with dataset.bad_lines=quarantine"
     found = f"{len(values)} value{'s' * (len(values) != 1)}, expected {expected}"
     return f"{found}; {hint}" if hint else f"{found}, one for each column"
 

@@ -10,6 +10,7 @@ from recsys_collapse.dataset.source import PARTS
 from recsys_collapse.runs.durable import write
 
 MOST_NAMES = 120  # of fields below a plot
+MORE_UNSEEN = 0.05  # above the rate of the run's data, and more than twice that: new rows are of another kind
 MANY_UNSEEN = 0.2  # rate of rare or unseen values on validation or test rows that is worth a word
 
 
@@ -90,6 +91,27 @@ def field_table(manifest: dict[str, Any]) -> Table:
         ranks = [] if planted is None else [str(planted[name])]
         table.add_row(Text(name or '""'), f"{cardinality:,}", f"{manifest['distinct_values'][name]:,}", *shares, *ranks)
     return table
+
+
+def unseen_table(rates: dict[str, float], manifest: dict[str, Any]) -> Table:
+    """Every field: the share of rare or unseen values in new rows, beside that in the rows of the store."""
+    table = Table(caption="id 0: rows with a value that is rare or unseen where values were counted")
+    for name in ("field", "id 0\nhere", *(f"id 0\n{part}" for part in PARTS)):
+        table.add_column(name, justify="left" if name == "field" else "right", no_wrap=True)
+    for name, rate in rates.items():
+        usual = manifest["id_0_rate"][name]
+        table.add_row(Text(name or '""'), f"{rate:.2%}", *(f"{usual[part]:.2%}" for part in PARTS))
+    return table
+
+
+def drifted(rates: dict[str, float], manifest: dict[str, Any]) -> list[str]:
+    """Fields whose share of rare or unseen values is much higher in new rows than in any part of the store."""
+    usual = {name: max(found.values()) for name, found in manifest["id_0_rate"].items()}
+    return [
+        f"{name} {rate:.1%} (at most {usual[name]:.1%} in the run's data)"
+        for name, rate in rates.items()
+        if rate > 2 * usual[name] and rate - usual[name] > MORE_UNSEEN
+    ]
 
 
 def draw_cardinalities(manifest: dict[str, Any], title: str, path: Path) -> None:

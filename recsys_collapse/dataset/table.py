@@ -13,16 +13,13 @@ import polars as pl
 
 from recsys_collapse.dataset.bad_lines import BadLines
 from recsys_collapse.dataset.buckets import Bucket, parse_bucket
-from recsys_collapse.dataset.choose import Choice, choose_fields
-from recsys_collapse.dataset.files import content_hash, find_files, kind
+from recsys_collapse.dataset.choose import Choice
+from recsys_collapse.dataset.files import content_hash, find_files
+from recsys_collapse.dataset.inputs import Form, bucketable, by_word, is_parquet, read_pieces
 from recsys_collapse.dataset.label import LabelMap
-from recsys_collapse.dataset.parquet import NOTHING, column_types, read_parquet
-from recsys_collapse.dataset.records import DELIMITERS, TextFormat
 from recsys_collapse.dataset.source import PARTS, Rows, Source, runtime
-from recsys_collapse.dataset.text import Piece, read_text
+from recsys_collapse.dataset.text import Piece
 
-BY_ENDING = {".csv": ",", ".tsv": "\t", ".txt": "\t", "": "\t"}
-PARQUET = (".parquet", ".pq")
 STATISTICS = ("by", "rows", "fields", "sum", "max", "min")
 Files = str | list[str]
 Name = str | int  # YAML takes a column 0 for a number
@@ -90,17 +87,17 @@ class Table(Source):
         if self.time is not None and self.path is None:
             raise ValueError(f"dataset.time={self.time}: expected dataset.path=...; given parts are split already")
         self._bad = BadLines()
-        words = _by_word(self.label_map)
+        words = by_word(self.label_map)
         self._labels = {typed: LabelMap.of(words, typed) for typed in (False, True)}
         self._buckets = {
-            name: parse_bucket(f"dataset.buckets.{name}", str(word)) for name, word in _by_word(self.buckets).items()
+            name: parse_bucket(f"dataset.buckets.{name}", str(word)) for name, word in by_word(self.buckets).items()
         }
         self._choice = Choice(
             str(self.label),
             None if self.time is None else str(self.time),
             None if self.features is None else [str(name) for name in self.features],
             [str(name) for name in self.ignore],
-            {name: str(column) for name, column in _by_word(self.derive).items()},
+            {name: str(column) for name, column in by_word(self.derive).items()},
             list(self._buckets),
         )
         for name in self._choice.derive:
@@ -111,19 +108,26 @@ class Table(Source):
         if unknown := sorted(set(self.published()) - set(STATISTICS)):
             raise ValueError(f"dataset.published_as.{unknown[0]}: expected only {', '.join(STATISTICS)}")
 
+    @property
+    def form(self) -> Form:
+        """How the files are written."""
+        columns = None if self.columns is None else tuple(str(name) for name in self.columns)
+        block_bytes = self.block_mib << 20
+        return Form(self.delimiter, self.quoting, columns, self.encoding, self.max_line_bytes, block_bytes)
+
     def files(self) -> list[Path]:
         return [path for paths in self._files_by_part().values() for path in paths]
 
     def recipe(self) -> dict[str, Any]:
         """Options in one spelling: a null and what it stands for are one recipe."""
-        layouts = [self._layout(path) for path in self.files() if kind(path) not in PARQUET]
+        layouts = [self.form.layout(path) for path in self.files() if not is_parquet(path)]
         used = [(layout.delimiter, layout.quoting) for layout in layouts]
         used = used[: 1 if len({*used}) == 1 else None]  # of each file, or once if all are alike
         columns = {k: v for k, v in self._choice._asdict().items() if k != "bucketed"}  # those of `buckets`
         same = columns | {
             "columns": self.columns and [str(name) for name in self.columns],
             "ignore": sorted({*self._choice.ignore}),
-            "label_map": {word: int(label) for word, label in _by_word(self.label_map).items()} or None,
+            "label_map": {word: int(label) for word, label in by_word(self.label_map).items()} or None,
             "parts": {part: len(paths) for part, paths in self._files_by_part().items()},  # which file is of which
             "buckets": {name: bucket.word for name, bucket in self._buckets.items()},
             "delimiter": [delimiter for delimiter, _ in used],
@@ -171,7 +175,7 @@ class Table(Source):
         types: dict[str, str] = {}
         for part, paths in parts.items():
             for path in paths:
-                for fields, piece in self._pieces(path, types):
+                for fields, piece in read_pieces(path, self.form, self._choice, types, self._bad):
                     first = first or fields
                     if set(fields) != set(first):
                         known = f"{self.files()[0]}: {', '.join(first)}"
@@ -194,50 +198,12 @@ class Table(Source):
             f"dataset.test={self.test}: expected either dataset.path=FILE or all three of train, valid and test"
         )
 
-    def _pieces(self, path: Path, types: dict[str, str]) -> Iterator[tuple[dict[str, str], Piece]]:
-        """Fields and rows of one file; `types` are those of the Parquet columns so far, which have to agree."""
-        if kind(path) not in PARQUET:
-            for piece in read_text(path, self._layout(path), self._bad):
-                yield choose_fields(path, piece.frame.columns, self._choice), piece
-            return
-        own = column_types(path)
-        fields = choose_fields(path, list(own), self._choice)
-        time = [] if self._choice.time is None else [self._choice.time]
-        needed = list(dict.fromkeys([self._choice.label, *time, *fields.values()]))
-        for name in needed:
-            if own[name] != NOTHING and types.setdefault(name, own[name]) != own[name]:
-                raise ValueError(
-                    f"{path}: column {name} has values of type {own[name]}, in the files before {types[name]}: "
-                    "expected one type, or the same value would be written in two ways; cast the column in one of them"
-                )
-        for piece in read_parquet(path, needed, self.block_mib << 20):
-            yield fields, piece
-
-    def _layout(self, path: Path) -> TextFormat:
-        delimiter = DELIMITERS.get(self.delimiter or "", self.delimiter) or BY_ENDING.get(kind(path))
-        if delimiter is None:
-            raise ValueError(f"{path}: ending {kind(path)} is not known; set dataset.delimiter, e.g. to comma")
-        if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
-            raise ValueError(
-                f"dataset.delimiter={delimiter}: expected one of {', '.join(DELIMITERS)}, or a single character"
-            )
-        quoting = delimiter != "\t" if self.quoting is None else self.quoting
-        columns = None if self.columns is None else tuple(str(name) for name in self.columns)
-        return TextFormat(delimiter, quoting, columns, self.encoding, self.max_line_bytes, self.block_mib << 20)
-
     def _rows(self, piece: Piece, path: Path, fields: Mapping[str, str]) -> Rows:
         """The fields and labels of a piece, without rows that have no label or no number where one is needed."""
         frame, lines, bad = piece.frame, piece.lines, self._bad
-        labels, good = self._labels[kind(path) in PARQUET].read(frame, self._choice.label, path, lines, bad)
+        labels, good = self._labels[is_parquet(path)].read(frame, str(self.label), path, lines, bad)
+        good &= bucketable(piece, path, fields, self._buckets, bad)
         features = {name: frame[column] for name, column in fields.items()}
-        for name, bucket in self._buckets.items():
-            valid = bucket.valid(features[name])
-            if not valid.all():
-                for row in (~valid).arg_true():
-                    value = features[name][row]
-                    reason = f"column {fields[name]}: {value!r}, expected {bucket.expected} or nothing"
-                    bad.add(str(path), int(lines[row]), reason, "\t".join(frame.row(row)))
-                good &= valid.to_numpy()
         time = None if self._choice.time is None else frame[self._choice.time]
         rows = Rows(pl.DataFrame(features), labels, time=time)
         if good.all():
@@ -245,11 +211,6 @@ class Table(Source):
         kept = pl.Series(good)
         time = None if time is None else time.filter(kept)
         return rows._replace(features=rows.features.filter(kept), labels=labels[good], time=time)
-
-
-def _by_word(options: Mapping[Any, Any] | None) -> dict[str, Any]:
-    """Keys as they stand in a file: YAML takes 0 for a number and true for a truth value."""
-    return {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in (options or {}).items()}
 
 
 def _encoding(name: str) -> str:

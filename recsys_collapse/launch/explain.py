@@ -25,6 +25,10 @@ def explain(overrides: list[str], loader: Any, config_name: str, error: Exceptio
         return (
             f"hydra/launcher={asked[1]}: its plugin is not installed: pip install 'recsys_collapse[{EXTRAS[asked[1]]}]'"
         )
+    if of_another := re.match(r"Could not override '([^'@]+)'\. No match in the defaults list", str(error)):
+        root = loader.load_configuration(config_name, [], run_mode=RunMode.RUN)
+        known = ", ".join(str(key) for key in root if key != "hydra")
+        return f"{of_another[1]}=...: there is no such choice in this command; known here: {known}"
     try:
         return _first_wrong(overrides, loader, config_name) or str(error)
     except (

@@ -150,24 +150,26 @@ def _try_to_write(key: str, path: Path) -> None:
             raise ValueError(f"{key}={path}: {said}") from error
 
 
-def compose_jobs(argv: list[str]) -> list[DictConfig] | None:
+def compose_jobs(argv: list[str], config_name: str = "config") -> list[DictConfig] | None:
     """The resolved config of every job of a command line, in the order of the sweep; None where Hydra itself answers.
+
+    `config_name` is that of the command's own file in `conf/`.
 
     Raises:
         ValueError: a word of the command line cannot be applied.
     """
-    composed = _composed(argv)
+    composed = _composed(argv, config_name)
     return composed and composed[0]
 
 
-def _composed(argv: list[str]) -> tuple[list[DictConfig], DictConfig] | None:
+def _composed(argv: list[str], config_name: str = "config") -> tuple[list[DictConfig], DictConfig] | None:
     """The configs, and the node `hydra` of the first."""
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.experimental_rerun:
         return None
     register()
     try:
-        return _compose_all(args)
+        return _compose_all(args, config_name)
     finally:
         GlobalHydra.instance().clear()
 
@@ -182,7 +184,7 @@ def sweep_name(overrides: list[str]) -> str:
     return f"{readable}_{digest}" if readable else digest
 
 
-def _compose_all(args: argparse.Namespace) -> tuple[list[DictConfig], DictConfig]:
+def _compose_all(args: argparse.Namespace, config_name: str) -> tuple[list[DictConfig], DictConfig]:
     """The config of every job, as Hydra would compose it."""
     search_path = create_automatic_config_search_path(None, None, str(config_dir()))
     if args.config_dir is not None:
@@ -191,7 +193,7 @@ def _compose_all(args: argparse.Namespace) -> tuple[list[DictConfig], DictConfig
             raise ValueError(f"--config-dir {args.config_dir}: no such folder (looked in {Path.cwd()})")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     loader = Hydra.create_main_hydra2("run", search_path).config_loader
-    name = args.config_name or "config"
+    name = args.config_name or config_name
 
     def compose(overrides: list[str]) -> DictConfig:
         try:

@@ -21,3 +21,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
     }
+
+
+def other_than(then: dict[str, Any], device: torch.device) -> str:
+    """What of an earlier `environment` is not so now and can change the last bits of a number; empty if nothing is."""
+    now = environment(device)
+    keys = [key for key in ("device", "torch", "cpu_capability", "threads") if then.get(key) != now[key]]
+    return ", ".join(f"{key} {now[key]}, then {then.get(key)}" for key in keys)

@@ -99,6 +99,19 @@ def tidy(run_dir: Path) -> None:
             log.warning(f"{run_dir / name}: cannot be removed ({error}); the run is finished and does not need it")
 
 
+def finished_result(run_dir: Path) -> dict[str, Any]:
+    """The result of a finished run.
+
+    Raises:
+        ValueError: it is no directory of a finished run, or is damaged.
+    """
+    result = read_result(run_dir)
+    if result is None:
+        why = damage(run_dir) or "there is no result.json; expected the directory of a finished run"
+        raise ValueError(f"run={run_dir}: {why}")
+    return result
+
+
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     """`result.json`, last of all, with a checksum: the run is finished."""
     write_json(run_dir / "result.json", seal(scrub_tree(result)))
