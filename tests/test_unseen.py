@@ -5,9 +5,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recsys_collapse.dataset.synthetic import Synthetic
 from recsys_collapse.dataset.table import Table
 from recsys_collapse.dataset.unseen import Unseen
+from tests.test_synthetic import source as synthetic_source
 
 FIELDS = ["user", "item"]
 ROWS = "user,item,y\nu1,i1,1\nu2,,0\n"
@@ -67,9 +67,7 @@ def test_options_are_those_of_the_run_unless_given(tmp_path: Path) -> None:
 
 
 def test_runs_of_other_sources_have_columns_by_the_names_of_their_fields(tmp_path: Path) -> None:
-    numbers = {"rows": 10, "num_fields": 2, "min_cardinality": 2, "max_cardinality": 3, "zipf": 1.0, "num_patterns": 1}
-    rest = {"fields_per_pattern": 2, "rank": 1, "signal": 1.0, "base_rate": 0.5, "data_seed": 0}
-    source = Synthetic(name="s", **numbers, **rest)
+    source = synthetic_source()
     path = file(tmp_path / "a.csv", "user,item,label\nu1,i1,1\n")
     assert read([path], source) == ([("u1", "i1")], [1])
     assert read([path], source, ["user", "item", "label"]) == ([("u1", "i1", "1")], None), "the label is a field"
