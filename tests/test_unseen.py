@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.table import Table
 from recsys_collapse.dataset.unseen import Unseen
 from tests.test_synthetic import source as synthetic_source
@@ -17,7 +18,7 @@ def own(**options) -> Table:
     return Table(**({"name": "t", "label": "y", "path": "gone.csv"} | options))
 
 
-def read(files: list[Path], source: Table | Synthetic | None = None, fields: list[str] | None = None, **options):
+def read(files: list[Path], source: Source | None = None, fields: list[str] | None = None, **options):
     """Rows by field, and labels or None."""
     unseen = Unseen(source or own(), fields or FIELDS, files, options)
     pieces = list(unseen.read())
