@@ -23,8 +23,9 @@ from scipy.stats import t as student
 
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir
-from recsys_collapse.dataset.planted import Planted
+from recsys_collapse.dataset.planted import BLOCK, Planted
 from recsys_collapse.dataset.synthetic import Synthetic
+from recsys_collapse.runs.cells import Cell, cells
 from recsys_collapse.runs.table import relative_abundance, scan
 from recsys_collapse.score import score
 from recsys_collapse.truth import expected_auc
@@ -76,7 +77,8 @@ def calibration(name: str, seeds: range, rows: int) -> Table:
     asked = preset(name)
     for seed in seeds:
         source: Synthetic = build(OmegaConf.merge(asked, {"data_seed": seed, "test_rows": rows}), "dataset")
-        blocks = [block for block in source.read() if block.part == "test"]
+        sizes = [min(BLOCK, rows - start) for start in range(0, rows, BLOCK)]
+        blocks = [source.block("test", number, size) for number, size in enumerate(sizes)]
         label_n = torch.from_numpy(np.concatenate([block.labels for block in blocks]))
         truths = [block.truth["logit"].to_numpy() for block in blocks if block.truth is not None]
         logit_n = torch.from_numpy(np.concatenate(truths))
@@ -102,60 +104,69 @@ def full_rank(planted: Planted) -> str:
     return f"{sum(right)} of {len(right)}"
 
 
-def cells(output_dir: Path, dataset: str) -> dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]:
-    """Finished runs by (number of patterns, model, scale, embed) and training seed."""
-    found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]] = {}
-    for result in scan(output_dir):
-        if result["dataset"] == dataset and "truth" in result:
-            patterns = len(result["truth"]["valid"]["learned"]) - 1
-            key = (patterns, result["model"], result["scale"], result["embed"])
-            found.setdefault(key, {})[result["seed"]] = result
-    return dict(sorted(found.items(), key=lambda item: (-item[0][0], *item[0][1:3], item[0][3] != "se")))
+Found = dict[Cell, dict[int, dict[str, Any]]]
+
+
+def finished(output_dir: Path, dataset: str) -> Found:
+    """Finished runs of a data set by cell (runs that differ in their seed only) and seed."""
+    known = [result for result in scan(output_dir) if result["dataset"] == dataset and "truth" in result]
+    found = {cell: {run["seed"]: run for run in runs} for cell, runs in cells(known).items()} if known else {}
+    return dict(sorted(found.items(), key=lambda item: -int(about(*item)[0])))  # data with most patterns first
+
+
+def about(cell: Cell, runs: dict[int, dict[str, Any]]) -> tuple[str, str]:
+    """How many patterns are planted, and what else tells the cell apart (the data's hash does not tell a person)."""
+    learned = next(iter(runs.values()))["truth"]["test"]["learned"]
+    others = [f"{key}={value}" for key, value in cell.other if key != "data"]
+    scale = [] if cell.label == "base" else [f"{cell.scale}x"]
+    return str(sum(name.startswith("pattern") for name in learned)), " ".join([cell.label, *scale, *others])
 
 
 MEASURES = {
     "validation AUC": (lambda run: run["val_auc"], 5),
-    "AUC below best": (lambda run: run["truth"]["test"]["auc_regret"], 5),
-    "regret, nats": (lambda run: run["truth"]["test"]["regret"], 5),
+    "test AUC below best": (lambda run: run["truth"]["test"]["auc_regret"], 5),
+    "test regret": (lambda run: run["truth"]["test"]["regret"], 5),
     "IA/random, whole": (lambda run: relative_abundance(run)["ia_relative"], 3),
     "IA/random, per set": (lambda run: relative_abundance(run)["ia_relative_per_set"], 3),
 }
 
 
-def comparison(found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]) -> Table:
+def comparison(found: Found) -> Table:
     """Every cell, and under each ME what it adds to SE of the same scale, paired by seed."""
-    table = Table(title="mean with its 95% interval over training seeds; *: 0 is outside the interval of a difference")
+    table = Table(
+        title="mean with its 95% interval over training seeds",
+        caption="*: 0 is outside the interval of a difference, each on its own: of 20 that are 0, one has a *",
+    )
     for header in ("patterns", "model", "", "n", *MEASURES):
         table.add_column(header, justify="left" if header in ("model", "") else "right")
-    for (patterns, model, scale, embed), runs in found.items():
-        values = [interval([measure(run) for run in runs.values()]).text(d) for measure, d in MEASURES.values()]
-        label = "base" if (scale, embed) == (1, "se") else f"{embed.upper()} {scale}x"
-        table.add_row(str(patterns), model, label, str(len(runs)), *values)
-        single = found.get((patterns, model, scale, "se"), {})
-        if embed == "me" and (seeds := sorted({*runs} & {*single})):
+    for cell, runs in found.items():
+        patterns, label = about(cell, runs)
+        values = [(interval([measure(run) for run in runs.values()]), digits) for measure, digits in MEASURES.values()]
+        table.add_row(patterns, cell.model, label, str(len(runs)), *(one.text(digits) for one, digits in values))
+        single = found.get(cell._replace(embed="se"), {})
+        if cell.embed == "me" and (seeds := sorted({*runs} & {*single})):
             differences = [
                 (interval([measure(runs[seed]) - measure(single[seed]) for seed in seeds]), digits)
                 for measure, digits in MEASURES.values()
             ]
             texts = [one.text(digits) + (" *" if one.is_significant else "") for one, digits in differences]
-            table.add_row(str(patterns), model, f"ME - SE {scale}x", str(len(seeds)), *texts)
+            table.add_row(patterns, cell.model, f"ME - SE {cell.scale}x", str(len(seeds)), *texts)
             table.add_section()
     return table
 
 
-def learned(found: dict[tuple[int, str, int, str], dict[int, dict[str, Any]]]) -> Table:
+def learned(found: Found) -> Table:
     """R^2 of every component of the true logit in the model's, on the test rows."""
     table = Table(title="R2 of every component in the model's logit, mean over training seeds; 1: as in the true logit")
-    names = list(
-        dict.fromkeys(name for runs in found.values() for name in next(iter(runs.values()))["truth"]["test"]["learned"])
-    )
+    tests = {cell: [run["truth"]["test"]["learned"] for run in runs.values()] for cell, runs in found.items()}
+    names = list(dict.fromkeys(name for own in tests.values() for name in own[0]))
     for header in ("patterns", "model", "", *names):
         table.add_column(header, justify="left" if header in ("model", "") else "right")
-    for (patterns, model, scale, embed), runs in found.items():
-        tests = [run["truth"]["test"]["learned"] for run in runs.values()]
-        means = [statistics.fmean([test[name]["r2"] for test in tests]) if name in tests[0] else None for name in names]
+    for cell, own in tests.items():
+        means = [statistics.fmean([test[name]["r2"] for test in own]) if name in own[0] else None for name in names]
         texts = ["" if mean is None else f"{mean:.3f}" for mean in means]
-        table.add_row(str(patterns), model, "base" if scale == 1 else f"{embed.upper()} {scale}x", *texts)
+        patterns, label = about(cell, found[cell])
+        table.add_row(patterns, cell.model, label, *texts)
     return table
 
 
@@ -168,7 +179,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="test rows for the calibration (200000)")
     options = parser.parse_args()
     console.print(calibration(options.dataset, range(options.data_seeds), options.rows))
-    found = cells(options.output_dir, options.dataset)
+    found = finished(options.output_dir, options.dataset)
     if not found:
         console.print(f"no finished runs on {options.dataset} in {options.output_dir}: run -m experiment=planted first")
         return

@@ -68,7 +68,7 @@ def describe(
         "differs_from_paper": differences(config),
         "init": config.init.name,
         "match": config.match.name,
-        **_scores(scores),
+        **_scores(scores, truth),
         **({"truth": truth} if truth else {}),
         "best_epoch": checkpoint["epoch"],
         "num_epochs": len(records.records) - 1,
@@ -95,10 +95,11 @@ def write_scores(path: Path, row_id_n: Tensor, label_n: Tensor, logit_n: Tensor)
     write_parquet(path, pl.DataFrame({name: column.numpy() for name, column in columns.items()}))
 
 
-def _scores(scores: dict[str, Score]) -> dict[str, Any]:
+def _scores(scores: dict[str, Score], truth: dict[str, Any]) -> dict[str, Any]:
     reasons = {}
     if scores["test"].auc is None:
-        reasons["test_auc"] = "the test rows have one class only"
+        unknown = ["test_auc", *(["truth.test.bayes_auc"] if truth else [])]
+        reasons = dict.fromkeys(unknown, "the test rows have one class only")
     return {
         "val_auc": scores["valid"].auc,
         "test_auc": scores["test"].auc,

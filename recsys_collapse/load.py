@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recsys_collapse.build import build
+from recsys_collapse.config import WORDS
 from recsys_collapse.dataset.store import Store, open_store
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.runs.checkpoint import misfit, read_best
@@ -56,8 +57,26 @@ def load_run(run_dir: Path, allow: Sequence[str] = (), store_dir: Path | None = 
         raise ValueError(f"{path}: expected the config of a run, with model, embed, dataset and trainer")
     for section in ("model", "dataset"):  # all that is built from it; a callback of the user's own is not needed here
         check_trusted(config[section], allow, f"{path}: {section}")
-    store = find_store(result, [store_dir] if store_dir else [Path(config.store_dir), run_dir.parents[1] / "stores"])
+    check_trainer(config.trainer, path)
+    beside = run_dir.resolve().parents[1] / "stores"
+    store = find_store(result, [store_dir] if store_dir else [Path(str(config.store_dir)), beside])
     return LoadedRun(run_dir, config, result, store, load_backbone(run_dir, config, result, store.cardinalities))
+
+
+def check_trainer(trainer: DictConfig, path: Path) -> None:
+    """Check what is used of `trainer` in a config that was read from a file.
+
+    Raises:
+        ValueError: names the file, the key, the value and what was expected.
+    """
+    for key, may_be_null in {"threads": True, "eval_batch_size": False}.items():
+        value = trainer.get(key)
+        is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not is_whole and not (may_be_null and value is None):
+            raise ValueError(f"{path}: trainer.{key}={value}: expected an integer of 1 or more")
+    words = WORDS["trainer.precision"]
+    if trainer.get("precision") not in words:
+        raise ValueError(f"{path}: trainer.precision={trainer.get('precision')}: expected one of {', '.join(words)}")
 
 
 def load_backbone(run_dir: Path, config: DictConfig, result: dict[str, Any], cardinalities: list[int]) -> Backbone:
@@ -81,16 +100,17 @@ def load_backbone(run_dir: Path, config: DictConfig, result: dict[str, Any], car
 
 
 def find_store(result: dict[str, Any], folders: Sequence[Path]) -> Store:
-    """The store that a run was trained on, in the first of these folders that has it.
+    """The store that a run was trained on, in the first of these folders that has it, or is it.
 
     Raises:
         ValueError: none has it, or it is damaged.
     """
+    name = f"*-v*-{result['data_fingerprint']}"
     for folder in folders:
-        for path in sorted(folder.glob(f"*-v*-{result['data_fingerprint']}")):
+        for path in [folder] if folder.match(name) else sorted(folder.glob(name)):
             return open_store(path)
     raise ValueError(
-        f"the prepared data of {result['run_name']} (*-{result['data_fingerprint']}), which has its vocabularies, is "
-        f"not in {' or '.join(map(str, folders))}: say where it is with predict.store_dir=..., or prepare it again "
-        "with the run's dataset options: python -m recsys_collapse.prepare dataset=..."
+        f"the prepared data of {result['run_name']} (a folder {name}), which has its vocabularies, is not in "
+        f"{' or '.join(str(folder.absolute()) for folder in folders)}: predict.store_dir= says where it lies, or prepare "
+        "it again with the run's dataset options: python -m recsys_collapse.prepare dataset=..."
     )

@@ -24,7 +24,7 @@ from recsys_collapse.config import config_dir, plain, register
 from recsys_collapse.dataset.files import find_files
 from recsys_collapse.launch.plan import compose_jobs
 from recsys_collapse.launch.signals import Interrupted, end_on_signals
-from recsys_collapse.predict_options import Root, check_options, check_output, named, refuse_if_there
+from recsys_collapse.predict_options import Root, check_export, check_options, check_output, named
 from recsys_collapse.runs.records import finished_result
 from recsys_collapse.runs.secrets import scrub
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds: after what a person may have mistyped
     from recsys_collapse.load import LoadedRun
     from recsys_collapse.scoring import ScoreFile
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("recsys_collapse.predict")  # __name__ is __main__ when it is run
 
 
 register()
@@ -47,7 +47,8 @@ def answer(config: DictConfig) -> None:
 def main() -> int:
     """Score; 0, or 2 if the command, the run or the input is wrong, or 128 + n if it was ended by signal n."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `run` does, before torch is loaded
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("recsys_collapse").setLevel(logging.INFO)  # others, such as the exporter to ONNX, say much
     end_on_signals()
     try:
         configs = compose_jobs(sys.argv[1:], "predict")
@@ -71,20 +72,21 @@ def _act(config: DictConfig) -> None:
     check_options(config)
     files = [] if config.input is None else find_files("input", *named(config))
     output = check_output(config, files) if files else None
-    result = finished_result(Path(config.run))
+    run_dir = Path(config.run).expanduser()
+    result = finished_result(run_dir)
+    folder = None if files else check_export(config, result["run_name"])
 
     from recsys_collapse.load import load_run
 
-    store_dir = None if config.predict.store_dir is None else Path(config.predict.store_dir)
-    run = load_run(Path(config.run), list(config.allow), store_dir)
+    store_dir = None if config.predict.store_dir is None else Path(config.predict.store_dir).expanduser()
+    run = load_run(run_dir, list(config.allow), store_dir)
     if output is not None:
         predict(run, config, files, output)
         return
     from recsys_collapse.export import export
 
-    kind = config.predict.export
-    folder = Path(config.output or f"{result['run_name']}-{kind}").expanduser()
-    paths = export(run, kind, folder, config.predict.overwrite)
+    assert folder is not None  # there are no files, so a format was asked for
+    paths = export(run, config.predict.export, folder, config.predict.overwrite)
     log.info(f"exported   {folder}: {', '.join(path.name for path in paths)}")
 
 
@@ -123,8 +125,9 @@ def predict(run: "LoadedRun", config: DictConfig, files: list[Path], output: Pat
         with progress_bar(wants_bar(options.progress_bar)) as bar:
             batch_size = options.batch_size or run.config.trainer.eval_batch_size
             score_rows(unseen, encoder, scorer, scores, batch_size, lambda done: bar("scoring", done))
-        if not options.overwrite:
-            refuse_if_there(output)  # once more: scoring may have taken hours
+        if not options.overwrite and output.exists():  # it came meanwhile, and scoring may have taken hours
+            log.warning(f"{output}: is there now, made by something else; the scores go beside it")
+            output = output.with_stem(f"{output.stem}-{time.strftime('%Y%m%dT%H%M%S')}")
         scores.finish(output)
         seconds = time.perf_counter() - started
         show(scores, encoder.rates(), run.store.manifest())
@@ -147,7 +150,8 @@ def show(scores: "ScoreFile", rates: dict[str, float], manifest: dict[str, Any])
         console.print(unseen_table(rates, manifest))
     if many := drifted(rates, manifest):
         log.warning(
-            f"look at    many values that the run has not seen: {', '.join(many)}: other data, or other spelling?"
+            f"look at    many values that the run has not seen: {', '.join(many)}: other data, or other spelling? "
+            "(from Parquet, numbers are written as 25 and 2.5, truth values as true and false)"
         )
     if scores.has_labels and (found := score_pieces(scores.pieces)):
         area = "null (the rows have one class only)" if found.auc is None else f"{found.auc:.6f}"

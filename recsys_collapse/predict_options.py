@@ -107,15 +107,24 @@ def check_output(config: DictConfig, files: list[Path]) -> Path:
         raise ValueError(f"output={output}: it is an input; choose another name")
     if output.is_dir():
         raise ValueError(f"output={output}: it is a folder; expected the name of a file")
-    if not config.predict.overwrite:
-        refuse_if_there(output)
-    nearest = next(folder for folder in output.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"output={output}: {nearest} is not a folder one can write to; choose another output")
+    _check_place(output, config.predict.overwrite)
     return output
 
 
-def refuse_if_there(output: Path) -> None:
-    """Raises ValueError if something is there."""
-    if output.exists():
+def check_export(config: DictConfig, run_name: str) -> Path:
+    """The folder that an export becomes.
+
+    Raises:
+        ValueError: something is there, or it is no place for a folder.
+    """
+    folder = Path(config.output or f"{run_name}-{config.predict.export}").expanduser()
+    _check_place(folder, config.predict.overwrite)
+    return folder
+
+
+def _check_place(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
         raise ValueError(f"output={output}: it exists; choose another name, or add predict.overwrite=true")
+    nearest = next(folder for folder in output.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"output={output}: {nearest} is not a folder one can write to; choose another output")

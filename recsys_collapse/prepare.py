@@ -98,8 +98,8 @@ def truth_lines(store: "Store") -> list[str]:
     found = score(store.truth.index_select(0, row_n)[:, 0], label_n)
     rate, rows = label_n.double().mean().item(), len(row_n)
     error = 1.96 * math.sqrt(rate * (1 - rate) / rows)
-    lines = [f"pattern {p + 1}  {' '.join(fields)}" for p, fields in enumerate(answer["pattern_fields"])]
-    lines += [f"no effect  {' '.join(answer['spurious'])}"] if answer["spurious"] else []
+    lines = [f"pattern {p + 1}  {' '.join(fields)}" for p, fields in enumerate(answer.get("pattern_fields", []))]
+    lines += [f"no effect  {' '.join(names)}"] if (names := answer.get("spurious")) else []
     lines += [f"base rate  {rate:.4f} +-{error:.4f} on {rows:,} test rows; asked for {answer['base_rate']}"]
     if found.auc is not None:
         error = 1.96 * auc_error(found.auc, int(label_n.sum()), rows)

@@ -57,7 +57,8 @@ def score_pieces(pieces: Callable[[], Iterable[tuple[Tensor, Tensor]]], at_once:
     """The score of more rows than fit into memory; None if there are none. The AUC is that of `score`, to the last bit.
 
     One pass counts how many rows fall into each range of numbers. Then every span of ranges with about `at_once` rows
-    has a pass: of the rows below it, only the number of negatives matters.
+    has a pass: of the rows below it, only the number of negatives matters. So the passes grow with the rows: a billion
+    take a thousand.
 
     Args:
         pieces: called for every pass; gives logits (n,) float32 and labels (n,) in {0, 1}, piece by piece.

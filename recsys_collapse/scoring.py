@@ -97,6 +97,7 @@ class ScoreFile:
         self.folder, self.has_labels, self.rows = folder, has_labels, 0
         self._schema = {name: kind for name, kind in SCHEMA.items() if has_labels or name != "label"}
         self._waiting: list[pl.DataFrame] = []
+        self._written = 0  # rows
         self._pieces: list[Path] = []
 
     def add(self, logit_B: Tensor, label_B: np.ndarray | None = None) -> None:
@@ -109,13 +110,13 @@ class ScoreFile:
         }
         self._waiting.append(pl.DataFrame({name: columns[name] for name in self._schema}, schema=self._schema))
         self.rows += len(logit_B)
-        if sum(frame.height for frame in self._waiting) >= ROWS_OF_A_PIECE:
+        if self.rows - self._written >= ROWS_OF_A_PIECE:
             self._write_piece()
 
     def _write_piece(self) -> None:
         path = self.folder / f"{len(self._pieces):08}.parquet"
         write_parquet(path, pl.concat(self._waiting))
-        self._waiting = []
+        self._waiting, self._written = [], self.rows
         self._pieces.append(path)
 
     def finish(self, path: Path) -> None:

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "build": {"config"},
     "trust": set(),
     "scoring": {"dataset", "model.backbone", "runs.durable", "runs.environment"},
-    "load": {"build", "dataset.store", "model.backbone", "runs.checkpoint", "runs.records", "trust"},
+    "load": {"build", "config", "dataset.store", "model.backbone", "runs.checkpoint", "runs.records", "trust"},
     "export": {
         *("", "build", "dataset.buckets", "export", "load", "model.backbone", "trust"),
         *("runs.checkpoint", "runs.durable", "runs.environment", "runs.secrets", "runs.version"),

@@ -11,10 +11,13 @@ from tests.cli import SMALL, run
 from tests.test_records import abundance, result
 
 
-def known(embed: str, seed: int, auc: float, patterns: int = 4) -> dict:
-    learned = {name: {"r2": 0.5, "slope": 1.0} for name in ("linear", *(f"pattern{p}" for p in range(patterns)))}
+def known(embed: str, seed: int, auc: float, patterns: int = 4, lr: float = 0.001) -> dict:
+    learned = {
+        name: {"r2": 0.5, "slope": 1.0} for name in ("linear", *(f"pattern{p}" for p in range(patterns)), "third_order")
+    }
     test = {"bayes_auc": 0.8, "bayes_logloss": 0.47, "regret": 0.05, "auc_regret": 0.8 - auc, "learned": learned}
-    more = {"val_auc": auc, "information_abundance": {"a": abundance(2.0, 2.0)}}
+    more: dict = {"val_auc": auc, "information_abundance": {"a": abundance(2.0, 2.0)}}
+    more |= {"data": f"data of {patterns} patterns", "lr": lr}
     found = result(embed=embed, scale=2, seed=seed, dataset="mini", num_sets=1 + (embed == "me"), **more)
     return found | {"truth": {"valid": test, "test": test}}
 
@@ -41,14 +44,24 @@ def test_me_against_se_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.Mon
     runs += [known("me", seed, 0.60 + seed / 20 + 0.01 + seed / 1000) for seed in (0, 1, 2, 7)]  # 7 has no partner
     runs += [known("se", 0, 0.7, patterns=1), result(dataset="clicks")]
     monkeypatch.setattr(planted, "scan", lambda output_dir: runs)
-    found = planted.cells(tmp_path, "mini")
-    assert list(found) == [(4, "dnn", 2, "se"), (4, "dnn", 2, "me"), (1, "dnn", 2, "se")]
+    found = planted.finished(tmp_path, "mini")
+    assert [planted.about(*item) for item in found.items()] == [("4", "SE 2x"), ("4", "ME 2x"), ("1", "SE 2x")]
     single, several, difference, other = lines(planted.comparison(found))
     assert single[:4] == ["4", "dnn", "SE 2x", "3"] and single[4].startswith("0.65000 +-0.12421")
     assert several[:4] == ["4", "dnn", "ME 2x", "4"]
     assert difference[:5] == ["4", "dnn", "ME - SE 2x", "3", "0.01100 +-0.00248 *"]
     assert other[4] == "0.70000"
-    assert lines(planted.learned(found))[2][:5] == ["1", "dnn", "SE 2x", "0.500", "0.500"]
+    assert lines(planted.learned(found))[2] == ["1", "dnn", "SE 2x", "0.500", "0.500", "", "", "", "0.500"]
+
+
+def test_runs_of_another_protocol_are_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [known(embed, 0, 0.7, lr=lr) for embed in ("se", "me") for lr in (0.001, 0.01)]
+    monkeypatch.setattr(planted, "scan", lambda output_dir: runs)
+    labels = [line[2] for line in lines(planted.comparison(planted.finished(tmp_path, "mini")))]
+    assert labels == [
+        *("SE 2x optimizer.lr=0.001", "SE 2x optimizer.lr=0.01"),
+        *("ME 2x optimizer.lr=0.001", "ME - SE 2x", "ME 2x optimizer.lr=0.01", "ME - SE 2x"),
+    ]
 
 
 def test_the_whole_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -23,8 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_collapse.cost import check_memory
-from recsys_collapse.dataset import build as build_module
-from recsys_collapse.dataset import encode, report
+from recsys_collapse.dataset import encode, report, spill
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset.bad_lines import BadLines
 from recsys_collapse.dataset.records import TextFormat
@@ -408,7 +407,7 @@ def test_15_nothing_wraps_around(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"field a: 4 different values, more than int32 ids: set dataset\.min_count"):
         prepare(given_rows(), tmp_path, 0)
     assert prepare(given_rows(hashed_cardinality=3), tmp_path, 0).cardinalities == [3, 3]
-    monkeypatch.setattr(build_module, "MAX_ROWS", 7)
+    monkeypatch.setattr(spill, "MAX_ROWS", 7)
     with pytest.raises(ValueError, match="more than 7 rows"):
         prepare(given_rows(hashed_cardinality=2), tmp_path, 0)
 

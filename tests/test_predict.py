@@ -157,7 +157,7 @@ def test_criteo_with_and_without_labels(tmp_path: Path) -> None:
             "predict.export=m.onnx: expected one of safetensors, torch_export, onnx",
         ),
         (["run=RUN", "input=a.csv", "predict.export=onnx"], "input=a.csv, predict.export=onnx: expected one of them"),
-        (["run=RUN", "predict.export=onnx", "output=there.parquet"], "there.parquet: is there already"),
+        (["run=RUN", "predict.export=onnx", "output=there.parquet"], "output=there.parquet: it exists; choose another"),
         (["run=RUN", "input=7"], "input=7: expected a file, a pattern"),
         (["run=RUN", "input=a.cvs"], "input=a.cvs: no such file"),
         (["run=RUN", "input=empty.csv"], "empty.csv: the file is empty"),

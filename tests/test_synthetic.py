@@ -1,8 +1,12 @@
 """The built-in data: what is planted is what its options say, rows do not depend on each other, the truth is kept."""
 
+import hashlib
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from recsys_collapse.config import config_dir
 from recsys_collapse.dataset.calibrate import expected_auc, scale_and_bias
 from recsys_collapse.dataset.planted import BLOCK, Planted
-from recsys_collapse.dataset.source import PARTS, Rows
+from recsys_collapse.dataset.source import PARTS, Rows, Source
 from recsys_collapse.dataset.store import DamagedStoreError, Store, open_store, prepare
 from recsys_collapse.dataset.synthetic import Synthetic
 
@@ -154,7 +158,8 @@ def test_the_planted_rank_is_recovered(cardinalities: list[int], rank: int, num_
             if all(len(place) for place in places):
                 a, b = (int(place[0]) for place in places)
                 matrix_DD += pattern.weight_SS[a, b] * pattern.latents[a] @ pattern.latents[b].T
-        assert planted.pair_rank(i, j) == np.linalg.matrix_rank(matrix_DD)
+        shared = sum(i in pattern.fields_S and j in pattern.fields_S for pattern in planted.patterns)
+        assert np.linalg.matrix_rank(matrix_DD) == min(cardinalities[i] - 1, cardinalities[j] - 1, rank * shared)
 
 
 def test_a_spurious_field_has_no_effect() -> None:
@@ -297,6 +302,25 @@ def test_labels_follow_the_true_logits() -> None:
         assert abs(rows.labels[group].sum() - p_n.sum()) < 5 * math.sqrt((p_n * (1 - p_n)).sum())
 
 
+def test_labels_of_blocks_are_drawn_independently() -> None:
+    """What is left of the labels beside their probability is uncorrelated between blocks and parts."""
+    left = []
+    for part, number in (("train", 0), ("train", 1), ("test", 0)):
+        block = source().block(part, number)
+        assert block.truth is not None
+        left.append(block.labels - 1 / (1 + np.exp(-block.truth["logit"].to_numpy())))
+    assert abs(np.corrcoef(left) - np.eye(3)).max() < 5 / math.sqrt(BLOCK)
+
+
+def test_these_are_the_rows_of_version_2() -> None:
+    """Stores and runs are found by options and version: raise `Synthetic.version` with the numbers here."""
+    made = source(dependence=0.3, third_order_share=0.1, spurious_fields=1, train_rows=BLOCK + 10)
+    rows = whole(made)
+    text = f"{rows.features.to_numpy().tolist()} {rows.labels.tolist()}"
+    found = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert (Synthetic.version, found) == (2, "2182349d014fb21a")
+
+
 # The store
 
 
@@ -343,7 +367,81 @@ def test_pieces_with_and_without_a_truth_do_not_mix(tmp_path: Path, monkeypatch:
         prepare(source(), tmp_path, 0)
 
 
+@dataclass(kw_only=True)
+class Shuffled(Source):
+    """Rows with a truth, split at random by the store."""
+
+    columns: tuple[str, ...] = ("logit", "linear")
+    known: Any = "linear"
+    value: float = 0.5
+
+    def files(self) -> list[Path]:
+        return []
+
+    def recipe(self) -> dict[str, Any]:
+        return {"columns": [*self.columns]}
+
+    def read(self) -> Iterator[Rows]:
+        for start in (0, 30):
+            row_n = np.arange(start, start + 30)
+            truth = pl.DataFrame({name: row_n + i * self.value for i, name in enumerate(self.columns)})
+            features = pl.DataFrame({"a": row_n % 7, "b": row_n % 5})
+            yield Rows(features, (row_n % 2).astype(np.uint8), truth=truth, done=(start + 30) / 60)
+
+    def answer(self) -> dict[str, Any] | None:
+        return self.known and {"coefficients": {self.known: 1.0}}
+
+
+def test_a_truth_stays_with_its_rows_when_they_are_split_at_random(tmp_path: Path) -> None:
+    store = prepare(Shuffled(name="s"), tmp_path, 0)
+    assert store.truth is not None
+    assert store.truth[:, 0].tolist() == list(range(60)) and store.truth[:, 1].tolist() == [r + 0.5 for r in range(60)]
+    assert store.splits["train"].tolist() != sorted(store.splits["train"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"known": None}, r"expected logit, then the components that Shuffled\.answer\(\) has coefficients of: \[\]"),
+        ({"known": "other"}, r"columns \['logit', 'linear'\]: expected logit, .* of: \['other'\]"),
+        ({"columns": ("linear", "logit")}, "expected logit, then"),
+        ({"value": math.nan}, "a truth that is not finite"),
+    ],
+)
+def test_a_truth_that_could_not_be_used_after_the_training(tmp_path: Path, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        prepare(Shuffled(name="s", **options), tmp_path, 0)
+
+
 # Options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_fields": 6, "cardinalities": [2] * 6, "centroids": 1, "own_share": 0.0}, "pattern1 is the same for all"),
+        ({"third_order_share": 0.2, "fields_per_pattern": 2}, "expected 3 fields or more in a pattern, found 2"),
+        ({"third_order_share": 0.2, "spurious_fields": 4}, "expected 3 fields or more in a pattern, found 2"),
+    ],
+)
+def test_a_component_that_would_be_rounding_is_refused(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _ = source(**options).planted
+
+
+def test_values_that_share_everything_have_no_latents() -> None:
+    """Some fields of 2 values have both at one centroid: they take no part, and nothing becomes a main effect."""
+    planted = source(cardinalities=[2, 2, 2, 50, 90, 100], centroids=4, own_share=0.0, fields_per_pattern=6).planted
+    zero = [not latent.any() for pattern in planted.patterns for latent in pattern.latents]
+    assert any(zero) and not all(zero)
+    values_nN = np.concatenate([planted.values("here", block) for block in range(4)])
+    found_nT = planted.components(values_nN)
+    for i, size in enumerate(planted.cardinalities):
+        sums_DT = np.zeros((size, 5))
+        np.add.at(sums_DT, values_nN[:, i], found_nT)
+        count_D = np.bincount(values_nN[:, i], minlength=size)
+        explained_T = (sums_DT**2 / np.maximum(count_D, 1)[:, None]).sum(axis=0) / len(values_nN)
+        assert (explained_T[1:] < 5 * size / len(values_nN) + 0.01).all()  # of the patterns' variance, which is 1
 
 
 @pytest.mark.parametrize("name", PRESETS)

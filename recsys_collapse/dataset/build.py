@@ -23,15 +23,14 @@ import numpy as np
 import polars as pl
 
 from recsys_collapse.dataset.ahead import ahead
-from recsys_collapse.dataset.buckets import Bucket
-from recsys_collapse.dataset.column import Column, slices
+from recsys_collapse.dataset.column import slices
 from recsys_collapse.dataset.encode import Vocabulary
-from recsys_collapse.dataset.source import PARTS, STORE_FORMAT, Rows, Source
+from recsys_collapse.dataset.source import PARTS, STORE_FORMAT, Source
+from recsys_collapse.dataset.spill import Spill
 from recsys_collapse.dataset.split import consecutive, split_by_time, split_rows, time_ranks
 
 Progress = Callable[[str, float], None]  # stage, share done
 SLICE = 1 << 15  # rows encoded at a time
-MAX_ROWS = 2**31 - 1  # row numbers are int32
 BYTES_OF_COLUMN = 5  # of a value while it waits for its id: 4 as a code, 8 as a key
 
 
@@ -52,6 +51,7 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         spill.add(rows)
         if is_first:
             _check_room(spill, rows.done)
+            _check_answer(source, spill.truth)
         progress("reading", rows.done)
     part_n, sizes, positives = _write_splits(spill, split_seed)
     counted_n = spill.mapped("counted", bool)
@@ -60,6 +60,7 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
     vocabularies, distinct = _count(spill, source, counted_n, progress)
     known = [v.known.select(pl.lit(name).alias("field"), pl.all()) for name, v in vocabularies.items()]
     pl.concat(known).write_parquet(folder / "vocabulary.parquet")
+    counted_rows = int(np.count_nonzero(counted_n))
     id_0_rate = _encode(spill, part_n, sizes, progress)
     edges = {name: column.edges.tolist() for name, column in spill.fields.items() if column.edges is not None}
     spill.remove()
@@ -74,95 +75,12 @@ def build(source: Source, folder: Path, split_seed: int, progress: Progress = si
         "parts": sizes,
         "positives": positives,
         "bad_lines": len(left_out),
-        "counted_rows": int(np.count_nonzero(counted_n)),
+        "counted_rows": counted_rows,
         "distinct_values": distinct,
         "id_0_rate": id_0_rate,
         "edges": edges,  # of buckets that are fitted to the counted rows: predict has to put new values into them
         **({} if spill.truth is None else {"truth": spill.truth, "answer": source.answer()}),
     }
-
-
-class Spill:
-    """What was read, on disk until it is encoded: labels, and a `Column` for every field and for the time."""
-
-    def __init__(self, folder: Path, buckets: dict[str, Bucket]) -> None:
-        self.folder, self.buckets, self.rows = folder, buckets, 0
-        self.fields: dict[str, Column] = {}
-        self.time: Column | None = None
-        self.parts: dict[str, int] | None = None
-        self.truth: list[str] | None = None
-        (folder / "columns").mkdir()
-
-    def add(self, rows: Rows) -> None:
-        """Append rows of the source.
-
-        Raises:
-            ValueError: pieces of the source do not fit together, or there are more rows than int32 numbers.
-        """
-        if not self.fields:
-            self._start(rows)
-        self._check(rows)
-        self.rows += len(rows.labels)
-        if self.rows > MAX_ROWS:
-            raise ValueError(f"dataset: more than {MAX_ROWS} rows: expected fewer, row numbers are int32")
-        if self.parts is not None:
-            self.parts[str(rows.part)] += len(rows.labels)
-        columns = [(column, rows.features[name]) for name, column in self.fields.items()]
-        if self.time is not None and rows.time is not None:
-            columns.append((self.time, rows.time))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # polars and numpy work outside the interpreter's lock
-            list(pool.map(lambda pair: pair[0].add(pair[1]), columns))
-        with (self.folder / "labels.bin").open("ab") as file:
-            rows.labels.astype(np.uint8).tofile(file)
-        if rows.truth is not None:
-            with (self.folder / "truth.bin").open("ab") as file:
-                rows.truth.to_numpy().astype(np.float32, order="C").tofile(file)
-
-    def _start(self, rows: Rows) -> None:
-        folder = self.folder / "columns"
-        for i, name in enumerate(rows.features.columns):
-            self.fields[name] = Column(folder / f"{i}.bin", self.buckets.get(name))
-        self.time = None if rows.time is None else Column(folder / "time.bin", ordered=True)
-        self.parts = None if rows.part is None else dict.fromkeys(PARTS, 0)
-        self.truth = None if rows.truth is None else rows.truth.columns
-        if rows.part not in (None, *PARTS) or (rows.part is not None and rows.time is not None):
-            raise ValueError(
-                f"dataset: part {rows.part}, time given: {rows.time is not None}: expected one of "
-                f"{', '.join(PARTS)}, or a time, or neither"
-            )
-
-    def _check(self, rows: Rows) -> None:
-        """Whether a piece fits to those before, whoever wrote the source."""
-        if rows.features.columns != list(self.fields) or len(rows.labels) != rows.features.height:
-            raise ValueError(
-                f"dataset: a piece of {len(rows.labels)} labels, {rows.features.height} rows and columns "
-                f"{rows.features.columns}: expected as many labels as rows, and columns {list(self.fields)}"
-            )
-        if len(rows.labels) and not np.isin(rows.labels, (0, 1)).all():
-            raise ValueError(f"dataset: labels {np.unique(rows.labels)[:5].tolist()}: expected 0 and 1")
-        if (rows.time is None) != (self.time is None) or (rows.part is None) != (self.parts is None):
-            raise ValueError("dataset: a piece with a time or part among pieces without one: expected all or none")
-        truth = None if rows.truth is None else rows.truth.columns
-        if truth != self.truth or (rows.truth is not None and rows.truth.height != len(rows.labels)):
-            raise ValueError(f"dataset: a piece with truth {truth}: expected {self.truth}, one row for each label")
-        if self.parts is not None:
-            later = [part for part in PARTS[PARTS.index(str(rows.part)) + 1 :] if self.parts[part]]
-            if later:
-                raise ValueError(f"dataset: rows of {rows.part} after rows of {later[0]}: expected {', '.join(PARTS)}")
-
-    def labels(self) -> np.ndarray:
-        """All labels (n,) uint8, mapped."""
-        path = self.folder / "labels.bin"
-        return np.memmap(path, np.uint8, mode="r") if self.rows else np.empty(0, np.uint8)
-
-    def mapped(self, name: str, kind: type) -> np.ndarray:
-        """An array (n,) on disk, for as long as the columns are there: zeros."""
-        path = self.folder / "columns" / f"{name}.bin"
-        return np.memmap(path, kind, mode="w+", shape=(self.rows,)) if self.rows else np.empty(0, kind)
-
-    def remove(self) -> None:
-        """The columns are not needed any more."""
-        shutil.rmtree(self.folder / "columns")
 
 
 def _write_splits(spill: Spill, split_seed: int) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
@@ -216,12 +134,25 @@ def _count(
 def _check_room(spill: Spill, done: float) -> None:
     """Stop after the first piece if the disk will not hold columns and ids of all rows."""
     rows, fields = int(spill.rows / max(done, 1e-6)), len(spill.fields)
-    needed, free = rows * (fields * (BYTES_OF_COLUMN + 4) + 5), shutil.disk_usage(spill.folder).free
+    needed, free = (
+        rows * (fields * (BYTES_OF_COLUMN + 4) + 7 + 4 * len(spill.truth or [])),
+        shutil.disk_usage(spill.folder).free,
+    )
     if needed > free:
         raise OSError(
             errno.ENOSPC,
             f"{spill.folder.parent}: about {needed / 1e9:.1f} GB needed for about {rows:,} rows of {fields} fields, "
             f"{free / 1e9:.1f} GB free: make room, or choose another store_dir",
+        )
+
+
+def _check_answer(source: Source, truth: list[str] | None) -> None:
+    """A truth of which it is not known what its columns are in the logit would be found out after the training."""
+    names = [*((source.answer() or {}).get("coefficients", {}) if truth else {})]
+    if truth is not None and truth != ["logit", *names]:
+        raise ValueError(
+            f"dataset: rows have a truth with the columns {truth}: expected logit, then the components that "
+            f"{type(source).__name__}.answer() has coefficients of: {names}"
         )
 
 

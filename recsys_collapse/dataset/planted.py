@@ -43,7 +43,7 @@ class PlantedOptions:
             each of which has its own frequent values.
         spurious_fields: how many fields have no effect at all.
         num_patterns: P.
-        fields_per_pattern: S.
+        fields_per_pattern: S; all that are not spurious, if there are fewer.
         rank: r.
         centroids: how many a field's latents share in each pattern.
         own_share: share of a latent's variance that is the value's own, not its centroid's; 1 makes rare values
@@ -146,6 +146,12 @@ class Planted:
         rows = [self.values("calibration", block) for block in range(CALIBRATION_BLOCKS)]
         raw_nT = np.concatenate([self.components(values_nN) for values_nN in rows])
         self._mean_T, self._sd_T = raw_nT.mean(axis=0), raw_nT.std(axis=0)
+        for name, sd in zip(shares, self._sd_T.tolist(), strict=True):
+            if sd < 1e-6:  # all parts have length 1, so this is rounding; it would be blown up to variance 1
+                raise ValueError(
+                    f"dataset: {name} is the same for all rows: expected more values per field "
+                    "(dataset.cardinalities), more dataset.centroids, or a dataset.own_share above 0"
+                )
         weight_T = np.sqrt(list(shares.values()))
         scale, self.bias = scale_and_bias(
             ((raw_nT - self._mean_T) / self._sd_T) @ weight_T, options.base_rate, options.bayes_auc
@@ -173,13 +179,6 @@ class Planted:
     def labels(self, logit_n: np.ndarray, *place: object) -> np.ndarray:
         """Labels (n,) uint8 of a whole block, drawn with the probability that the logits say."""
         return (self._rng("labels", *place).random(BLOCK) < 1 / (1 + np.exp(-logit_n))).astype(np.uint8)
-
-    def pair_rank(self, i: int, j: int) -> int:
-        """Rank of the (D_i, D_j) matrix of what a pair of fields adds to the logit."""
-        found = [p for p in self.patterns if i in p.fields_S and j in p.fields_S]
-        left = [p.latents[list(p.fields_S).index(i)] for p in found]
-        right = [p.latents[list(p.fields_S).index(j)] for p in found]
-        return min(rank(left), rank(right))
 
     def field_ranks(self) -> list[int]:
         """Rank of every field's latents, all patterns side by side: what an embedding needs to hold them."""
@@ -218,11 +217,12 @@ class Planted:
         return self._centred(i, np.sqrt(1 - options.own_share) * shared_Dr + np.sqrt(options.own_share) * own_Dr)
 
     def _centred(self, i: int, values_Dr: np.ndarray) -> np.ndarray:
-        """With mean 0 and mean square length 1 under the field's frequencies."""
+        """With mean 0 and mean square length 1 under the field's frequencies; 0 if all values are the same."""
         frequency_D = self.fields[i].frequency_D
         centred_Dr = values_Dr - frequency_D @ values_Dr
         length = np.sqrt(frequency_D @ (centred_Dr**2).sum(axis=1))
-        return centred_Dr / length if length > 0 else centred_Dr
+        is_rounding = length <= 1e-9 * np.abs(values_Dr).max()
+        return np.zeros_like(centred_Dr) if is_rounding else centred_Dr / length
 
 
 def cardinalities(options: PlantedOptions) -> list[int]:

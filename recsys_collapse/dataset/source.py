@@ -106,7 +106,10 @@ class Source(ABC):
         return {}
 
     def answer(self) -> dict[str, Any] | None:
-        """What is known of how the rows came about, for the manifest, if they have a `truth`; None: nothing."""
+        """What is known of how the rows came about, for the manifest; None: nothing.
+
+        Needed where rows have a `truth`: `coefficients` of its components in the true logit, by name, in order.
+        """
         return None
 
     def published(self) -> dict[str, str]:

@@ -153,10 +153,10 @@ def open_store(path: Path) -> Store:
     """
     manifest = read_manifest(path)
     for name, written in manifest["files"].items():
-        size = (path / name).stat().st_size if (path / name).is_file() else 0
-        if size != written["bytes"]:
+        found = f"{(path / name).stat().st_size} bytes" if (path / name).is_file() else "missing"
+        if found != f"{written['bytes']} bytes":
             raise DamagedStoreError(
-                f"{path / name}: {size} bytes, expected {written['bytes']}: the store is damaged, remove {path}"
+                f"{path / name}: {found}, expected {written['bytes']} bytes: the store is damaged, remove {path}"
             )
     if path not in _verified:
         for name, written in manifest["files"].items():

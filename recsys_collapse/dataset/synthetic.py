@@ -70,6 +70,12 @@ class Synthetic(PlantedOptions, Source):
                 f"dataset.spurious_fields={self.spurious_fields} of dataset.num_fields={self.num_fields}: expected two "
                 "fields or more that are not spurious"
             )
+        most = min(self.fields_per_pattern, self.num_fields - self.spurious_fields)
+        if self.third_order_share > 0 and most < 3:
+            raise ValueError(
+                f"dataset.third_order_share={self.third_order_share}: expected 3 fields or more in a pattern, found "
+                f"{most} (dataset.fields_per_pattern, and fields that are not spurious)"
+            )
         given = self.cardinalities
         if given is not None and (len(given) != self.num_fields or min(given) < 2):
             raise ValueError(
@@ -122,7 +128,7 @@ class Synthetic(PlantedOptions, Source):
         return [f"field{i + 1:0{digits}}" for i in range(self.num_fields)]
 
     def answer(self) -> dict[str, Any]:
-        """What was planted: in which fields, of which rank, with which coefficients and frequencies."""
+        """What was planted: in which fields, of which rank, with which coefficients, in how many values."""
         planted, names = self.planted, self.field_names()
         return {
             "coefficients": planted.coefficients,

@@ -24,6 +24,8 @@ from recsys_collapse.dataset.records import check_columns
 from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.table import Table
 
+NO_LABEL = "none"
+"""Word for `dataset.label`: the labels are not read, whatever stands there."""
 HEADER = "header"
 """Word for `dataset.columns`: the first line has the names, although the run's own files had none."""
 
@@ -60,7 +62,8 @@ class Unseen:
         self._columns = {name: str(by_word(own.derive if own else None).get(name, name)) for name in fields}
         self._buckets: Mapping[str, Bucket] = source.field_buckets()
         self._label = str(self._table.label)
-        self._must_have_label = options.get("label") is not None
+        self._wants_label = options.get("label") != NO_LABEL
+        self._must_have_label = self._wants_label and options.get("label") is not None
         words = by_word(self._table.label_map)
         self._labels = {typed: LabelMap.of(words, typed) for typed in (False, True)}
         self._forms = {path: self._look(path) for path in files}  # of all files, before the first is read
@@ -90,7 +93,10 @@ class Unseen:
                 bucketable(piece, path, fields, self._buckets, bad)
                 label_n = None
                 if label is not None:
-                    label_n, _ = self._labels[is_parquet(path)].read(piece.frame, label, path, piece.lines, bad)
+                    try:
+                        label_n, _ = self._labels[is_parquet(path)].read(piece.frame, label, path, piece.lines, bad)
+                    except ValueError as error:
+                        raise ValueError(f"{error}; to score without labels: dataset.label={NO_LABEL}") from error
                 frame = pl.DataFrame({name: piece.frame[column] for name, column in self._columns.items()})
                 yield NewRows(frame, label_n, (before + piece.done * sizes[path]) / sum(sizes.values()))
             before += sizes[path]
@@ -106,7 +112,7 @@ class Unseen:
         else:
             form = form._replace(columns=self._columns_of(path, form, form.columns))
             columns = list(form.columns or ())
-        has_label = self._label in columns and self._label not in self._columns.values()
+        has_label = self._wants_label and self._label in columns and self._label not in self._columns.values()
         if self._must_have_label and not has_label:
             raise ValueError(f"{path}: no label column (dataset.label={self._label}){among(self._label, columns)}")
         others = [name for name in columns if not (has_label and name == self._label)]
@@ -134,6 +140,8 @@ class Unseen:
 def _as_written(own: Table | None, options: Mapping[str, Any]) -> Table:
     """A `Table` with the options of the run's own, or the defaults, and those that are given; it has no files."""
     given = {name: value for name, value in options.items() if value is not None}
+    if given.get("label") == NO_LABEL:
+        del given["label"]
     if given.get("columns") == HEADER:
         given["columns"] = None
     none: dict[str, Any] = dict.fromkeys(("path", "train", "valid", "test", "time", "md5"))

@@ -30,9 +30,11 @@ EQUATION = (
     "statistics."
 )
 VALUES = (
-    "Every value is text; a missing one is the empty string, and a number is as it is written in the data (from "
-    "Parquet, as polars casts it to String). If the field has a bucket, the value becomes its bucket first. The id is "
-    "that of (field, value) in vocabulary.parquet; what is not there, rare or never seen in training, has id 0."
+    "Every value is text; a missing one is the empty string. From a text file it is what is written there. From "
+    "Parquet, a whole number is written without a point (25, not 25.0), other numbers without zeros at the end (2.5, "
+    "not 2.50), truth values as true and false, and a time with a zone as that of UTC without one. If the field has a "
+    "bucket, the value becomes its bucket first. The id is that of (field, value) in vocabulary.parquet; what is not "
+    "there, rare or never seen in training, has id 0."
 )
 OUTSIDE = "An id below 0, or not below the cardinality of its field, is read as 0, as a value that was never seen."
 
@@ -132,7 +134,7 @@ def precision(run: LoadedRun, model: Servable) -> dict[str, Any]:
             f"Weights and arithmetic are {dtype}. The run trained and scored itself under autocast ({trained}), so its "
             "metrics and recorded logits have the rounding of that; the logits of this model differ from them by it."
         )
-    elif trained in ("bf16-true", "16-true"):
+    elif trained == "bf16-true":
         words = (
             f"The run trained and scored itself in {trained}; the weights are exported as {dtype}, which holds each of "
             "them exactly. Arithmetic is float32, so logits differ from the recorded ones by the rounding of the other."

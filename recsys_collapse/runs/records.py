@@ -70,7 +70,7 @@ def _checked(run_dir: Path, run_id: str | None) -> dict[str, Any]:
     if result["schema"] != SCHEMA:
         raise DamagedError(f"{path}: schema {result['schema']}, expected {SCHEMA}")
     if result["run_name"] != run_dir.resolve().name:
-        raise DamagedError(f"{path}: is of run {result['run_name']}, not of its folder")
+        raise DamagedError(f"{path}: is of run {result['run_name']}, not of its folder: rename the folder so")
     if run_id not in (None, result["run_id"]):
         raise DamagedError(f"{path}: is of run {result['run_id']}, expected {run_id}")
     return result

@@ -27,6 +27,7 @@ SCALARS = (
     "val_logloss", "test_logloss", "best_epoch", "num_epochs", "evaluations_per_epoch", "flops_per_sample",
     "wall_seconds", "samples_per_second", "code_version",
 )  # fmt: skip
+TRUTH = ("test_bayes_auc", "test_bayes_logloss", "test_regret", "test_auc_regret")
 CAPTION = (
     "mean and sample sd over n seeds; IA/random: mean over fields of information abundance relative to random\n"
     "matrices of the same shape, whole: all sets side by side (D x MK), seen rows: of ids that training samples have,\n"
@@ -56,7 +57,10 @@ def rebuild(output_dir: Path, file_locks: bool = True) -> None:
         rows = [row for result in scan(output_dir) if (row := _row_of(result)) is not None]
         if not rows:
             return
-        write_parquet(output_dir / "results.parquet", pl.DataFrame(rows, infer_schema_length=None))
+        known = dict.fromkeys(TRUTH, pl.Float64)  # also where no run knows it
+        write_parquet(
+            output_dir / "results.parquet", pl.DataFrame(rows, schema_overrides=known, infer_schema_length=None)
+        )
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0])
         writer.writeheader()
@@ -80,7 +84,7 @@ def _harmless(value: Any) -> Any:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     parameters = {f"{part}_parameters": count for part, count in result["parameters"].items()}
     truth = result.get("truth", {}).get("test", {})  # null where the answer is not known
-    known = {f"test_{name}": truth.get(name) for name in ("bayes_auc", "bayes_logloss", "regret", "auc_regret")}
+    known = {name: truth.get(name.removeprefix("test_")) for name in TRUTH}
     return {name: result.get(name) for name in SCALARS} | parameters | relative_abundance(result) | known
 
 
