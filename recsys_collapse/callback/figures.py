@@ -233,14 +233,14 @@ def learned_figure(logit: pl.DataFrame, sets: pl.DataFrame, best: int) -> Any:
         left.plot(line["epoch"].to_numpy(), line["r2"].to_numpy(), f"{marker}-", color=colour, label=name, markersize=5)
     left.axvline(best, color="grey", linestyle=":", zorder=0)
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.set(title="r2 of the logit", xlabel=f"epoch (-1: initialisation; dotted: best)", ylim=(-0.03, 1.03))
-    left.legend(fontsize="x-small")
+    left.set(title="r2 of the logit", xlabel="epoch (-1: initialisation; dotted: best)", ylim=(-0.03, 1.03))
+    left.legend(fontsize="x-small", ncols=1 + len(names) // 10)
     left.grid(alpha=0.3)
     for axes, epoch in zip(panels, (logit["epoch"][0], best), strict=True):
         r2 = sets.filter(pl.col("epoch") == epoch)["r2"].to_numpy().reshape(len(rows), len(names))
         image = heat_map(axes, r2, words, names, vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(r2):
-            shown = "" if np.isnan(value) else f"{value:.2f}"
+            shown = "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # never -0.00
             axes.text(column, row, shown, ha="center", va="center", fontsize=size, color="wk"[int(value > 0.6)])
         axes.set_title(_epoch_words(epoch, best))
     figure.colorbar(image, ax=panels, label="adjusted R2")

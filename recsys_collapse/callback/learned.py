@@ -7,18 +7,18 @@ can be read linearly from h^(m) alone,
     adjusted R^2 = 1 - (1 - R^2) (B - 1) / (B - 1 - rank),
 
 R^2 of the least-squares fit of the component on h^(m), with an intercept. Over all orders of the rows its mean is 0,
-whatever the width of h and however many of its units are dead; 1 is all of it; it can be a little below 0. A fit on half
-of the rows, judged on the others, needs no such correction, but there what cannot be read lies at about -rank / (B / 2 -
-rank), so that wide layers, and sets with fewer dead units, look worse than they are.
+whatever the width of h and however many of its units are dead; 1 is all of it; it can be a little below 0. A fit on
+half of the rows, judged on the others, would need no such correction, but there what cannot be read lies at about
+-rank / (B / 2 - rank): a wide layer, or a set with fewer dead units, would look worse than it is.
 
-What one must not conclude: that what can be read was learned, or is used. h of a wide layer at random initialisation lets
-much be read, of `linear` above all: read every value against epoch -1. A set may hold a component that F makes nothing of
-(the logit says what is used), or hold it in a way that only F can read. And copies of one set all let the same be read:
-sets that differ are seen in the spread, which is not 0 at initialisation either.
+What one must not conclude: that what can be read was learned, or is used. h of a wide layer at random initialisation
+lets much be read, of `linear` above all: read every value against epoch -1. A set may hold a component that F makes
+nothing of (the logit says what is used), or hold it in a way that only F can read. Sets that specialise are seen in the
+spread, which is not 0 at initialisation either.
 
 Writes `learned.parquet`, `learned_sets.parquet` (embedding set null: h) and, at the end, `figures/learned.png`. To the
-loggers: `learned/<component>`, r2 of the logit, and with two sets or more `learned_sets/spread`: the mean over components
-of the standard deviation over sets of the adjusted R^2.
+loggers: `learned/<component>`, r2 of the logit, and with two sets or more `learned_sets/spread`: the mean over
+components of the standard deviation over sets of the adjusted R^2.
 
 Shapes: B rows, M embedding sets, N fields, H width of h, T components, C columns.
 """
@@ -87,11 +87,12 @@ class Learned(Measuring):
         super().__init__()
         if rows < 2:
             raise ValueError(f"rows={rows}: expected 2 or more")
-        self.rows, self._known = rows, None
+        self.rows = rows
+        self._known: KnownRows | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # In on_fit_start there are no validation rows yet, and the epoch is not that of a checkpoint.
-        self._known: KnownRows | None = None
+        self._known = None
         try:
             if not isinstance(pl_module, CTRModule):
                 log.info(f"learned: nothing to measure: {type(pl_module).__name__} is not a CTRModule")
@@ -145,8 +146,8 @@ def known_rows(loader: Any, rows: int) -> KnownRows | None:
         loader = next(iter(loader), None)
     if not isinstance(loader, Batches) or loader.store.truth is None:
         return None
-    store, row_B = loader.store, loader.rows[:rows]
-    component_BT = store.truth.index_select(0, row_B.cpu())[:, 1:]  # the first column is the logit
+    store, row_B, truth = loader.store, loader.rows[:rows], loader.store.truth
+    component_BT = truth.index_select(0, row_B.cpu())[:, 1:]  # the first column is the logit
     return KnownRows(store.ids.index_select(0, row_B), component_BT, store.manifest()["answer"]["coefficients"])
 
 
