@@ -154,9 +154,13 @@ def known_rows(loader: Any, rows: int) -> KnownRows | None:
 @torch.no_grad()
 def outputs(pl_module: CTRModule, x_BN: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B,) and h (B, M, H)."""
+    found = list[tuple[Tensor, Tensor]]()
     with evaluating(pl_module.backbone):
-        stages = [pl_module.backbone.stages(block.to(pl_module.device)) for block in x_BN.split(BLOCK)]
-    return torch.cat([one.logit_B for one in stages]), torch.cat([one.h_BMH for one in stages])
+        for block_BN in x_BN.split(BLOCK):
+            stages = pl_module.backbone.stages(block_BN.to(pl_module.device))
+            found.append((stages.logit_B, stages.h_BMH))  # not the embeddings, which are larger
+    logits, h = zip(*found, strict=True)
+    return torch.cat(logits), torch.cat(h)
 
 
 def of_logit(logit_B: Tensor, known: KnownRows) -> Iterator[tuple[Any, ...]]:
