@@ -19,7 +19,7 @@ from recsys_collapse.callback.figures import learned_figure
 from recsys_collapse.callback.learned import SCHEMAS, KnownRows, Learned, known_rows, of_logit, of_sets, readable
 from recsys_collapse.dataset.batches import Batches
 from recsys_collapse.dataset.store import Store
-from recsys_collapse.train import build_module, fit
+from recsys_collapse.train import build_module
 from tests.test_callback_contract import (
     COEFFICIENTS,
     Collected,
@@ -31,7 +31,6 @@ from tests.test_callback_contract import (
     train,
     words_of,
 )
-from tests.training import make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.*in eval mode at the start.*")
 
@@ -102,7 +101,7 @@ def test_sets_are_those_of_a_fit_on_each(run: tuple[Path, Snapshots, Collected])
             for m in sets
             for t in range(len(COEFFICIENTS))
         ]
-        assert own["r2"].to_list() == pytest.approx(expected, abs=1e-4) and max(expected) > 0.04
+        assert own["r2"].to_list() == pytest.approx(expected, abs=1e-4) and max(map(abs, expected)) > 0.01
         sent = logger.at_epoch(epoch)
         if num_sets > 1:
             of_sets_MT = np.array(expected).reshape(-1, len(COEFFICIENTS))[:-1]
