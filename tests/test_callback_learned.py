@@ -212,11 +212,13 @@ def test_values_that_are_not_finite_have_a_reason() -> None:
 
 def test_no_spread_has_a_reason_and_a_dead_h_holds_nothing() -> None:
     constant = known(20, "a", "b")
-    constant.component_BT[:, 0] = 0.1
+    tenth_B = torch.full((20,), 0.1)
+    tenth_B[::3] = tenth_B[::3].nextafter(torch.ones(7))  # the same up to rounding
+    constant.component_BT[:, 0] = tenth_B
     why = "no spread: the component is the same in all rows"
     (a, *values), b = of_logit(torch.randn(20, generator=torch.Generator().manual_seed(0)), constant)
     assert (a, values) == ("a", [None, None, why]) and b[0] == "b" and None not in b[1:3] and b[3] is None
-    assert {reason for *_, reason in of_logit(torch.full((20,), 0.1), constant)} == {
+    assert {reason for *_, reason in of_logit(tenth_B, constant)} == {
         "no spread: all logits are equal",
     }
     (_, _, first, reason), second = of_sets(torch.zeros(20, 1, 5), constant)
@@ -261,13 +263,15 @@ def test_what_fails_is_a_warning(
         raise RuntimeError("it does not converge")
 
     monkeypatch.setattr("recsys_collapse.callback.learned.readable", fails)
-    module = train(tmp_path / "a", words_of("dcnv2 ME"), Learned())
+    callback = Learned()
+    module = train(tmp_path / "a", words_of("dcnv2 ME"), callback)
     assert caplog.text.count("it does not converge") == 3 and not list((tmp_path / "a").glob("*.parquet"))
     assert module.training, "as after a training without it"
     monkeypatch.setattr(KnownStore, "manifest", fails)
     caplog.clear()
-    train(tmp_path / "b", words_of("dcnv2 ME"), Learned())
+    train(tmp_path / "b", words_of("dcnv2 ME"), callback)
     assert caplog.text.count("learned: nothing to measure (RuntimeError: it does not converge)") == 1
+    assert "nothing measured" not in caplog.text, "nor on the rows of the fit before"
 
 
 def test_rows_go_through_the_model_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
