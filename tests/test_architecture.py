@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "variant": set(),
     "measure": {"spectrum", "variant"},
     "callback": {
-        *("callback", "measure", "module", "similarity", "spectrum", "variant"),
+        *("callback", "measure", "module", "similarity", "spectrum", "truth", "variant"),
+        "dataset.batches",  # whose rows have an answer
         *("runs.durable", "runs.checkpoint", "runs.heartbeat", "runs.records"),
     },
     "regularizer": {"model.backbone", "spectrum"},

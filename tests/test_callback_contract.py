@@ -43,6 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval.*", "ignore:.
 
 NAMES = sorted(path.stem for path in (config_dir() / "callback").glob("*.yaml"))
 CARDINALITIES = {"a": 12, "b": 8, "one": 1, "few": 3}  # `few` has fewer ids than columns; an id of a and b never occurs
+COEFFICIENTS = {"linear": 0.5, "pattern1": 0.25}  # of the components in the true logit
 SHORT = [*SMALL, "callback=[]", "trainer.max_epochs=2", "model.base_size=2", "optimizer.lr=0.05"]
 MODELS = {
     "dcnv2 ME": ["model=dcnv2", "scale=3", "embed=me", "model.backbone.num_cross_layers=2"],
@@ -54,6 +55,7 @@ SETS = {"dcnv2 ME": 3, "dnn ME": 2}
 FILES = {
     "activation_rank": ["activation_rank", "set_correlation"],
     "gradient_spectrum": ["gradient_spectra"],
+    "learned": ["learned", "learned_sets"],
     "pair_norm": ["pair_norm", "pattern_divergence"],
     "set_similarity": ["set_similarity"],
     "spectrum": ["spectra", "collapse"],
@@ -70,6 +72,7 @@ FIGURES = {"spectrum": "spectra"}  # others have the callback's name
 SCALARS = {  # what stands before the slash
     "activation_rank": ["activation_rank", "set_correlation"],
     "gradient_spectrum": ["gradient_ia"],
+    "learned": ["learned", "learned_sets"],
     "pair_norm": ["pattern_divergence"],
     "set_similarity": ["set_similarity"],
     "spectrum": ["ia", "relative"],
@@ -88,14 +91,24 @@ def words_of(model: str) -> list[str]:
     return [*SHORT, *MODELS[model], *hidden]
 
 
+class KnownStore(Store):
+    """One whose answer is known, without files."""
+
+    def manifest(self) -> dict[str, Any]:
+        return {"answer": {"coefficients": COEFFICIENTS}}
+
+
 def small_store(seed: int = 0) -> Store:
-    """48 rows for training, 6 batches; 14 for validation."""
+    """48 rows for training, 6 batches; 14 for validation. The logits are known; the labels know nothing of them."""
     generator = torch.Generator().manual_seed(seed)
     known = [max(1, cardinality - (cardinality > 3)) for cardinality in CARDINALITIES.values()]
     ids = torch.stack([torch.randint(n, (64,), generator=generator, dtype=torch.int32) for n in known], dim=1)
     splits = dict(zip(("train", "valid", "test"), torch.arange(64).split([48, 14, 2]), strict=True))
     labels = (torch.arange(64) % 2).to(torch.uint8)
-    return Store(Path("memory"), "f", [*CARDINALITIES], [*CARDINALITIES.values()], ids, labels, splits)
+    component_nT = torch.stack([ids[:, 0] - ids[:, 1], (ids[:, 0] - 5) * (ids[:, 3] - 1)], dim=1).float()
+    truth = torch.cat([component_nT @ torch.tensor([*COEFFICIENTS.values()]).unsqueeze(1), component_nT], dim=1)
+    cardinalities = [*CARDINALITIES.values()]
+    return KnownStore(Path("memory"), "f", [*CARDINALITIES], cardinalities, ids, labels, splits, truth)
 
 
 class Snapshots(lightning.Callback):
@@ -243,7 +256,9 @@ def test_leaves_the_training_as_it_was_and_its_files(
             of_sets = frame["embedding_set"].drop_nulls().unique().sort().to_list()
             assert of_sets == (list(range(SETS[model])) if "ME" in model else [])
         if "reason" in frame.columns:
-            value = next(column for column in ("value", "information_abundance", "overlap") if column in frame.columns)
+            value = next(
+                column for column in ("value", "information_abundance", "overlap", "r2") if column in frame.columns
+            )
             assert frame.filter(pl.col(value).is_null() != pl.col("reason").is_not_null()).is_empty(), stem
     figures = [path.stem for path in tmp_path.glob("figures/*")]
     assert figures == ([FIGURES.get(name, name)] if written else [])

@@ -45,7 +45,7 @@ from tests.cli import ROOT, python_path, rows
 from tests.faults import equal, results
 
 EPOCHS = 3
-CALLBACKS = "callback=[activation_rank,gradient_spectrum,pair_norm,set_similarity,spectrum,sub_embedding]"
+CALLBACKS = "callback=[activation_rank,gradient_spectrum,learned,pair_norm,set_similarity,spectrum,sub_embedding]"
 TINY = [
     *("model=dcnv2", "trainer.accelerator=cpu", "trainer.batch_size=32", "trainer.progress_bar=false", "logger=local"),
     *(
@@ -223,7 +223,15 @@ def test_the_files_of_callbacks_are_drawn_too(stores: Path, tmp_path: Path) -> N
     assert not list(job.run_dir.glob("figures/*"))
     train(job)
     names = {path.stem for path in job.run_dir.glob("figures/*")}
-    assert names == {"activation_rank", "gradient_spectrum", "pair_norm", "set_similarity", "spectra", "sub_embedding"}
+    assert names == {
+        "activation_rank",
+        "gradient_spectrum",
+        "learned",
+        "pair_norm",
+        "set_similarity",
+        "spectra",
+        "sub_embedding",
+    }
 
 
 # Stopping

@@ -216,6 +216,38 @@ def gradient_spectrum_figure(frame: pl.DataFrame, best: int) -> Any:
     return figure
 
 
+def learned_figure(logit: pl.DataFrame, sets: pl.DataFrame, best: int) -> Any:
+    """r2 of the logit by epoch, a line for each component; adjusted R^2 of sets, first and best epoch, as heat maps."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    names = logit["component"].unique(maintain_order=True).to_list()
+    rows = [*sets["embedding_set"].drop_nulls().unique().sort().to_list(), None]
+    words = ["h" if m is None else f"set {m}" for m in rows]
+    width, size = max(2.6, 0.42 * len(names)), 7 if len(rows) <= 16 else 5
+    figure = Figure(figsize=(2 * width + 5.5, max(3.8, 0.3 * len(rows) + 1.8)), layout="constrained")
+    left, *panels = figure.subplots(1, 3, width_ratios=[4, width, width])
+    for t, name in enumerate(names):
+        line, colour = logit.filter(pl.col("component") == name), colormaps["viridis"](t / len(names))
+        marker = "osv^Dp*X<>"[t % 10]
+        left.plot(line["epoch"].to_numpy(), line["r2"].to_numpy(), f"{marker}-", color=colour, label=name, markersize=5)
+    left.axvline(best, color="grey", linestyle=":", zorder=0)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(title="r2 of the logit", xlabel="epoch (-1: initialisation; dotted: best)", ylim=(-0.03, 1.03))
+    left.legend(fontsize="x-small", ncols=1 + len(names) // 10)
+    left.grid(alpha=0.3)
+    for axes, epoch in zip(panels, (logit["epoch"][0], best), strict=True):
+        r2 = sets.filter(pl.col("epoch") == epoch)["r2"].to_numpy().reshape(len(rows), len(names))
+        image = heat_map(axes, r2, words, names, vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(r2):
+            shown = "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # never -0.00
+            axes.text(column, row, shown, ha="center", va="center", fontsize=size, color="wk"[int(value > 0.6)])
+        axes.set_title(_epoch_words(epoch, best))
+    figure.colorbar(image, ax=panels, label="adjusted R2")
+    figure.suptitle("What of the true logit has been learned, and what can be read from h of every set")
+    return figure
+
+
 def _epoch_words(epoch: int, best: int | None = None) -> str:
     words = "initialisation" if epoch == -1 else f"epoch {epoch}"
     return words + " (best)" * (epoch == best)
