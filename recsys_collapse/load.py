@@ -109,8 +109,9 @@ def find_store(result: dict[str, Any], folders: Sequence[Path]) -> Store:
     for folder in folders:
         for path in [folder] if folder.match(name) else sorted(folder.glob(name)):
             return open_store(path)
+    looked = " or ".join(str(folder.absolute()) for folder in folders)
     raise ValueError(
-        f"the prepared data of {result['run_name']} (a folder {name}), which has its vocabularies, is not in "
-        f"{' or '.join(str(folder.absolute()) for folder in folders)}: predict.store_dir= says where it lies, or prepare "
-        "it again with the run's dataset options: python -m recsys_collapse.prepare dataset=..."
+        f"the prepared data of {result['run_name']} (a folder {name}), which has its vocabularies, is not in {looked}: "
+        "predict.store_dir= says where it lies, or prepare it again with the run's dataset options: "
+        "python -m recsys_collapse.prepare dataset=..."
     )
