@@ -220,7 +220,8 @@ def test_an_output_is_replaced_only_if_that_is_asked_for(tmp_path: Path, clicks:
     assert scored(clicks, output, *words, "predict.overwrite=true").height == 1200
 
 
-def test_an_output_that_appears_meanwhile_stays(tmp_path: Path, clicks: Path, monkeypatch) -> None:
+def test_an_output_that_appears_meanwhile_stays(tmp_path: Path, clicks: Path, monkeypatch, caplog) -> None:
+    """And the scores, which may have taken hours, go beside it."""
     output, original = tmp_path / "s.parquet", scoring.score_rows
 
     def score_rows(*given) -> None:
@@ -228,9 +229,12 @@ def test_an_output_that_appears_meanwhile_stays(tmp_path: Path, clicks: Path, mo
         output.write_text("of somebody else")
 
     monkeypatch.setattr(scoring, "score_rows", score_rows)
-    with pytest.raises(ValueError, match=r"s\.parquet: it exists"):
+    with pytest.raises(pl.exceptions.PolarsError):  # what reads the scores finds the other file
         scored(clicks, output, f"input={its_file(clicks)}")
-    assert output.read_text() == "of somebody else" and [*tmp_path.iterdir()] == [output]
+    assert output.read_text() == "of somebody else"
+    (beside,) = {*tmp_path.iterdir()} - {output}
+    assert beside.name.startswith("s-2") and pl.read_parquet(beside).height == 1200
+    assert "the scores go beside it" in caplog.text
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
@@ -387,6 +391,64 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     )  # bytes: less than 40 for each further row, of which one has 110
 
 
+@pytest.mark.parametrize("way", ["inside", "by name", "link", "up"])
+def test_a_run_can_be_named_from_anywhere(tmp_path: Path, clicks: Path, monkeypatch, way: str) -> None:
+    """Also when the folder of stores in its config is relative and another one now."""
+    config = OmegaConf.load(clicks / "config.yaml")
+    copied = tmp_path / "outputs" / "runs" / clicks.name
+    shutil.copytree(clicks.parents[1], tmp_path / "outputs")
+    config.store_dir = "elsewhere"  # type: ignore[union-attr]
+    OmegaConf.save(config, copied / "config.yaml")
+    (tmp_path / "link").symlink_to(copied)
+    (tmp_path / "deep").mkdir()
+    folder, run = {
+        "inside": (copied, "."),
+        "by name": (copied.parent, clicks.name),
+        "link": (tmp_path, "link"),
+        "up": (tmp_path / "deep", "../link"),
+    }[way]
+    monkeypatch.chdir(folder)
+    found = scored(Path(run), tmp_path / "s.parquet", f"input={its_file(clicks)}")
+    assert found.height == 1200
+
+
+def test_the_store_itself_may_be_named(tmp_path: Path, clicks: Path) -> None:
+    store = load_run(clicks).store.path
+    for folder in (store, store.parent):
+        name = f"{folder.name}.parquet"
+        scored(clicks, tmp_path / name, f"input={its_file(clicks)}", f"predict.store_dir={folder}")
+    with pytest.raises(ValueError, match=r"is not in /.*: predict.store_dir= says where"):
+        scored(clicks, tmp_path / "s.parquet", f"input={its_file(clicks)}", f"predict.store_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *(("threads", value, "an integer of 1 or more") for value in ("abc", -4, True, 1.5)),
+        *(("eval_batch_size", value, "an integer of 1 or more") for value in (0, "x", None)),
+        *(("precision", value, "one of 32-true") for value in ([1], "16", None)),
+    ],
+)
+def test_a_config_that_was_tampered_with(tmp_path: Path, clicks: Path, key: str, value, expected: str) -> None:
+    shutil.copytree(clicks.parents[1], tmp_path / "outputs")
+    path = tmp_path / "outputs" / "runs" / clicks.name / "config.yaml"
+    config = OmegaConf.load(path)
+    config.trainer[key] = value  # type: ignore[union-attr]
+    OmegaConf.save(config, path)
+    with pytest.raises(ValueError, match=rf"config\.yaml: trainer\.{key}=.*: expected {expected}"):
+        scored(path.parent, tmp_path / "s.parquet", f"input={its_file(clicks)}")
+
+
+def test_labels_need_not_be_read(tmp_path: Path, clicks: Path) -> None:
+    header, rows = rows_of(its_file(clicks))
+    rows[3][header.index("click")] = ""
+    path = write_rows(tmp_path / "a.csv", header, rows)
+    with pytest.raises(ValueError, match=r"to score without labels: dataset\.label=none"):
+        scored(clicks, tmp_path / "s.parquet", f"input={path}")
+    found = scored(clicks, tmp_path / "s.parquet", f"input={path}", "dataset.label=none")
+    assert found.columns == ["row_id", "logit", "probability"] and found.height == 1200
+
+
 def test_export_by_the_command(tmp_path: Path, clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Into a folder named after run and format; once more only if told to; the model gives the run's own scores."""
     assert tuple(FILES) == EXPORTS
@@ -405,3 +467,13 @@ def test_export_by_the_command(tmp_path: Path, clicks: Path, monkeypatch: pytest
     assert predict.main() == 2
     monkeypatch.setattr(sys, "argv", [*sys.argv, "predict.overwrite=true"])
     assert predict.main() == 0
+
+
+def test_an_export_says_one_line(tmp_path: Path, clicks: Path) -> None:
+    """What torch and its helpers remark on graphs is nothing for the user."""
+    done = command(f"run={clicks}", "predict.export=onnx", "output=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line == "exported   out: README.md, card.json, model.onnx, vocabulary.parquet"
+    wrong = command(f"run={clicks}", "predict.export=onnx", "output=out/card.json/x", cwd=tmp_path)
+    assert wrong.returncode == 2 and "card.json is not a folder one can write to" in wrong.stderr
