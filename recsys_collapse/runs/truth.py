@@ -10,8 +10,8 @@ from recsys_collapse.runs.cells import cells, name_of
 from recsys_collapse.runs.table import show, spread
 
 CAPTION = (
-    "AUC below best, regret: expected AUC and log-loss (nats) short of the true logit's on the test rows, free of the\n"
-    "noise of labels; R2: share of what the other components leave of the model's logit that this one explains\n"
+    "AUC below best, regret: expected AUC and log-loss (nats) short of the true logit's on the test rows, free of the "
+    "noise of labels; R2: share of what the other components leave of the model's logit that this one explains "
     "(1: as in the true logit); mean and sample sd over n seeds"
 )
 
