@@ -66,7 +66,8 @@ def test_runs_of_another_protocol_are_rows_of_their_own(tmp_path: Path, monkeypa
 
 def test_the_whole_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     sizes = ["dataset.train_rows=300", "dataset.valid_rows=100", "dataset.test_rows=100"]
-    done = run("-m", "dataset=tiny", "model=dnn", "scale=2", "embed=se,me", "seed=0,1", *SMALL, *sizes, cwd=tmp_path)
+    words = ["dataset=tiny", "model=dnn", "scale=2", "embed=se,me", "seed=0,1", "callback=[]", *SMALL, *sizes]
+    done = run("-m", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
     words = ["--dataset", "tiny", "--rows", "2000", "--data-seeds", "2"]

@@ -190,7 +190,9 @@ def test_the_card(store: Store, tmp_path: Path) -> None:
     for size in store.cardinalities[:-1]:
         offsets.append(offsets[-1] + size)
     buckets, columns = [None, None, "quantile:5", None, "hour"], ["user", "row", "price", "when", "when"]
-    rows = zip(store.fields, columns, store.cardinalities, offsets, buckets, [None] * 5, strict=True)
+    edges = [None, None, store.manifest()["edges"]["price"], None, None]
+    assert edges[2]
+    rows = zip(store.fields, columns, store.cardinalities, offsets, buckets, edges, strict=True)
     assert card["fields"] == [dict(zip(names, row, strict=True)) for row in rows]
     same = ("run_name", "run_id", "model", "embed", "scale", "num_sets", "embed_size", "parameters", "data_fingerprint")
     assert {key: card[key] for key in same} == {key: run.result[key] for key in same}

@@ -26,6 +26,7 @@ from recsys_collapse.cost import check_memory
 from recsys_collapse.dataset import encode, report, spill
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset.bad_lines import BadLines
+from recsys_collapse.dataset.inputs import Form
 from recsys_collapse.dataset.records import TextFormat
 from recsys_collapse.dataset.split import split_rows, split_sizes
 from recsys_collapse.dataset.store import open_store, prepare
@@ -170,14 +171,14 @@ def test_03_the_block_does_not_matter(file: Path, body: bytes, block: int, quoti
 
 def test_04_one_store_from_every_spelling(tmp_path: Path, monkeypatch) -> None:
     """Byte for byte, the manifest included: it speaks of the rows and not of the file. Only the fingerprint differs."""
-    layout, stores = Table._layout, []
+    layout, stores = Form.layout, []
     records = ["y,a,b", *(f'{i % 2},"a,{i % 9}\nb\r\n""c""\rd",é{i % 5}' for i in range(60))]
     ends = itertools.product(("\n", "\r\n", "\r"), ("", "\ufeff"), (True, False))
     contents = [(mark + end.join(records) + end * last).encode() for end, mark, last in ends]
     files = {f"{i}.csv": content for i, content in enumerate(contents)}
     files |= {"gz.csv.gz": gzip.compress(contents[6]), "zst.csv.zst": zstandard.compress(contents[9])}
     for (name, content), size in zip(files.items(), itertools.cycle([2, 9, 64, 1000, 1 << 20]), strict=False):
-        monkeypatch.setattr(Table, "_layout", lambda *args, size=size: replace(layout(*args), block_bytes=size))
+        monkeypatch.setattr(Form, "layout", lambda *args, size=size: replace(layout(*args), block_bytes=size))
         stores.append(prepare(table(tmp_path / name, content), tmp_path, 0))
     assert len({store.fingerprint for store in stores}) == len(files) == 14
     first, *others = [digests(store.path) for store in stores]

@@ -372,13 +372,13 @@ def test_there_are_options_to_write_out() -> None:
 ROWS = {
     "train_rows": 60, "valid_rows": 20, "test_rows": 20, "num_fields": 4, "min_cardinality": 3, "max_cardinality": 9,
     "cardinality_order": "sorted", "cardinalities": None, "zipf": 1.5, "zipf_shift": 0.0, "dependence": 0.0,
-    "spurious_fields": 0, "num_patterns": 2, "fields_per_pattern": 2, "rank": 1, "centroids": 4, "own_share": 0.2,
+    "spurious_fields": 0, "num_patterns": 2, "fields_per_pattern": 3, "rank": 1, "centroids": 4, "own_share": 0.2,
     "linear_share": 0.4, "third_order_share": 0.0, "base_rate": 0.25, "bayes_auc": 0.8, "data_seed": 0,
 }  # fmt: skip
 OTHER_ROWS = {
     "train_rows": 61, "valid_rows": 21, "test_rows": 21, "num_fields": 5, "min_cardinality": 4, "max_cardinality": 10,
     "cardinality_order": "shuffled", "cardinalities": [5, 4, 3, 2], "zipf": 1.0, "zipf_shift": 2.0, "dependence": 0.5,
-    "spurious_fields": 2, "num_patterns": 3, "fields_per_pattern": 3, "rank": 2, "centroids": 5, "own_share": 0.9,
+    "spurious_fields": 1, "num_patterns": 3, "fields_per_pattern": 2, "rank": 2, "centroids": 5, "own_share": 0.9,
     "linear_share": 0.1, "third_order_share": 0.5, "base_rate": 0.5, "bayes_auc": 0.7, "data_seed": 1,
 }  # fmt: skip
 ENCODING = {"min_count": 2, "vocabulary": "all", "hashed_cardinality": 5}
