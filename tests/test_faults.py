@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli import ROOT
 from tests.faults import KINDS, SABOTAGES
 
@@ -30,6 +32,7 @@ def test_nothing_is_lost_repeated_or_different() -> None:
     assert {("kill", "-9"), ("short", "-9"), ("enospc", "75")} <= hit, "the faults were none"
 
 
+@pytest.mark.slow
 def test_the_harness_notices_what_is_broken() -> None:
     """Dropout that is not seeded by the epoch, a run that starts over, a run that is believed to be finished."""
     code, said = harness("--points", "1", "--kinds", "kill", "--sabotage", *SABOTAGES)

@@ -266,7 +266,7 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, words: list[str], na
 
 
 def test_the_advice_on_delimiters_can_be_pasted(tmp_path: Path) -> None:
-    for name, sign in {"semicolon": ";", "tab": "\t", "comma": ",", "pipe": "|", "space": " "}.items():
+    for name, sign in {"semicolon": ";", "comma": ",", "space": " "}.items():
         file = tmp_path / f"{name}.{'csv' if name != 'comma' else 'tsv'}"
         file.write_text("".join(f"{sign.join(row)}\n" for row in [("y", "a"), *([("0", "u"), ("1", "v")] * 20)]))
         words = ["dataset=table", f"dataset.path={file.name}", "dataset.label=y", f"output_dir={name}"]
