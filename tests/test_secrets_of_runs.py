@@ -25,4 +25,5 @@ def test_no_file_of_a_sweep_has_a_secret(tmp_path: Path, launch: str, scales: st
         if SECRET.encode() in path.read_bytes() or SECRET in os.fspath(path.relative_to(tmp_path))
     ] == []
     configs = [path.read_text() for path in tmp_path.glob("outputs/runs/*/config.yaml")]
-    assert len(configs) == 4 and all("${oc.env:MY_API_KEY}/clicks.csv" in config for config in configs)
+    assert len(configs) == 2 * len(scales.split(","))
+    assert all("${oc.env:MY_API_KEY}/clicks.csv" in config for config in configs)
