@@ -125,6 +125,9 @@ class Planted:
     """A planted model, drawn from its options; every part from a stream of its own.
 
     So pattern 1 stays what it is when there are more patterns, and rows stay what they are when there are more rows.
+
+    Raises:
+        ValueError: `bayes_auc` cannot be reached, or a component is the same for all rows.
     """
 
     def __init__(self, options: PlantedOptions) -> None:
@@ -134,8 +137,10 @@ class Planted:
         order_N = self._rng("spurious").permutation(len(self.fields))
         self.spurious = sorted(int(i) for i in order_N[: options.spurious_fields])
         self.active_fields = np.sort(order_N[options.spurious_fields :])
-        self.effects = {int(i): self._centred(i, self._rng("effect", i).standard_normal((self.cardinalities[i], 1)))
-                        for i in self.active_fields}  # fmt: skip
+        normal = {
+            int(i): self._rng("effect", i).standard_normal((self.cardinalities[i], 1)) for i in self.active_fields
+        }
+        self.effects = {i: self._centred(i, effect_D1) for i, effect_D1 in normal.items()}
         self.patterns = [self._pattern("pattern", p) for p in range(options.num_patterns)]
         self.third = self._pattern("third order", 0) if options.third_order_share else None
         shares = {"linear": options.linear_share}
@@ -143,6 +148,11 @@ class Planted:
         shares |= {f"pattern{p + 1}": rest / options.num_patterns for p in range(options.num_patterns)}
         shares |= {"third_order": options.third_order_share} if self.third else {}
         self._mean_T, self._sd_T = np.zeros(len(shares)), np.ones(len(shares))
+        self.coefficients, self.bias = self._calibrate(shares)
+        """Of every component in the logit, and what is added to them."""
+
+    def _calibrate(self, shares: dict[str, float]) -> tuple[dict[str, float], float]:
+        """Mean and sd of the components from rows of their own, then scale and bias of a logit with these shares."""
         rows = [self.values("calibration", block) for block in range(CALIBRATION_BLOCKS)]
         raw_nT = np.concatenate([self.components(values_nN) for values_nN in rows])
         self._mean_T, self._sd_T = raw_nT.mean(axis=0), raw_nT.std(axis=0)
@@ -153,11 +163,9 @@ class Planted:
                     "(dataset.cardinalities), more dataset.centroids, or a dataset.own_share above 0"
                 )
         weight_T = np.sqrt(list(shares.values()))
-        scale, self.bias = scale_and_bias(
-            ((raw_nT - self._mean_T) / self._sd_T) @ weight_T, options.base_rate, options.bayes_auc
-        )
-        self.coefficients = dict(zip(shares, (scale * weight_T).tolist(), strict=True))
-        """Of every component in the logit."""
+        logit_n = ((raw_nT - self._mean_T) / self._sd_T) @ weight_T
+        scale, bias = scale_and_bias(logit_n, self.options.base_rate, self.options.bayes_auc)
+        return dict(zip(shares, (scale * weight_T).tolist(), strict=True)), bias
 
     def values(self, *place: object) -> np.ndarray:
         """A whole block of rows, (n, N) int64; `place` names it."""

@@ -87,7 +87,7 @@ class Synthetic(PlantedOptions, Source):
         """The model that the rows are drawn from.
 
         Raises:
-            ValueError: `bayes_auc` cannot be reached with these fields.
+            ValueError: as `Planted`.
         """
         return Planted(self)
 
