@@ -64,6 +64,7 @@ def test_runs_of_another_protocol_are_rows_of_their_own(tmp_path: Path, monkeypa
     ]
 
 
+@pytest.mark.slow
 def test_the_whole_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     sizes = ["dataset.train_rows=300", "dataset.valid_rows=100", "dataset.test_rows=100"]
     words = ["dataset=tiny", "model=dnn", "scale=2", "embed=se,me", "seed=0,1", "callback=[]", *SMALL, *sizes]

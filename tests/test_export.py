@@ -584,6 +584,7 @@ def test_load_trusts_no_card(store: Store, tmp_path: Path) -> None:
         load(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_run_from_its_data_to_its_exports(tmp_path: Path) -> None:
     data = cli.write_clicks(tmp_path / "clicks.csv")
     done = cli.run(*data, *cli.SMALL, "model=dcnv2", "scale=2", "embed=me", cwd=tmp_path)

@@ -265,6 +265,7 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, words: list[str], na
     assert list(tmp_path.glob("outputs/stores/*-v*")) == []
 
 
+@pytest.mark.slow
 def test_the_advice_on_delimiters_can_be_pasted(tmp_path: Path) -> None:
     for name, sign in {"semicolon": ";", "comma": ",", "space": " "}.items():
         file = tmp_path / f"{name}.{'csv' if name != 'comma' else 'tsv'}"

@@ -10,7 +10,9 @@ from tests.cli import SMALL, run, write_clicks
 SECRET = "sesame-open-9"
 
 
-@pytest.mark.parametrize(("launch", "scales"), [("in_process", "1,2"), ("subprocess", "1")])
+@pytest.mark.parametrize(
+    ("launch", "scales"), [("in_process", "1,2"), pytest.param("subprocess", "1", marks=pytest.mark.slow)]
+)
 def test_no_file_of_a_sweep_has_a_secret(tmp_path: Path, launch: str, scales: str) -> None:
     (tmp_path / SECRET).mkdir()
     data = write_clicks(tmp_path / SECRET / "clicks.csv", rows=300)
