@@ -43,6 +43,7 @@ docs: $(STAMP)  ## the pictures of docs/metrics.md
 bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.prepare
+	$(BIN)/python -m benchmarks.synthetic
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.framework

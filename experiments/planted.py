@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
 from recsys_collapse.build import build
-from recsys_collapse.config import config_dir
 from recsys_collapse.dataset.planted import BLOCK, Planted
 from recsys_collapse.dataset.synthetic import Synthetic
+from recsys_collapse.launch.plan import compose_jobs
 from recsys_collapse.runs.cells import Cell, cells
 from recsys_collapse.runs.table import relative_abundance, scan
 from recsys_collapse.score import score
@@ -57,13 +56,6 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.fmean(values), float(half))
 
 
-def preset(name: str) -> DictConfig:
-    """The options of a preset, on top of those of `synthetic`."""
-    base, own = (OmegaConf.load(config_dir() / "dataset" / f"{word}.yaml") for word in ("synthetic", name))
-    own.pop("defaults", None)
-    return OmegaConf.merge(base, own)  # type: ignore[return-value]
-
-
 def calibration(name: str, seeds: range, rows: int) -> Table:
     """One row per data seed, on this many test rows, and the mean with its interval."""
     import torch
@@ -74,9 +66,11 @@ def calibration(name: str, seeds: range, rows: int) -> Table:
     for header in ("data seed", "base rate", "AUC of the true logit", "expected AUC", "fields of full planted rank"):
         table.add_column(header, justify="right")
     found: list[tuple[float, float, float]] = []
-    asked = preset(name)
-    for seed in seeds:
-        source: Synthetic = build(OmegaConf.merge(asked, {"data_seed": seed, "test_rows": rows}), "dataset")
+    words = [f"dataset={name}", f"dataset.test_rows={rows}", f"dataset.data_seed={','.join(map(str, seeds))}"]
+    configs = compose_jobs(["-m", *words]) or []
+    asked = configs[0].dataset
+    for seed, config in zip(seeds, configs, strict=True):
+        source: Synthetic = build(config.dataset, "dataset")
         sizes = [min(BLOCK, rows - start) for start in range(0, rows, BLOCK)]
         blocks = [source.block("test", number, size) for number, size in enumerate(sizes)]
         label_n = torch.from_numpy(np.concatenate([block.labels for block in blocks]))

@@ -1,10 +1,9 @@
 """The command: `python -m recsys_collapse.predict run=<run directory> input=<files> [output=FILE] [key=value ...]`.
 
-With `predict.export=<format>` in the place of `input`, the model is written for use elsewhere (`export/`).
-
 Scores rows that a finished run has not seen, with its vocabularies and its best weights: on the rows of its own test
 split, in split order, the logits are those of `test_scores.parquet` to the last bit. Ends with what a person wants to
 know of the rows: how many values the run has not seen, and AUC and log-loss if they have labels.
+With `predict.export=<format>` in the place of `input`, the model is written for use elsewhere (`export/`).
 """
 
 import logging
@@ -33,7 +32,6 @@ if TYPE_CHECKING:  # torch takes seconds: after what a person may have mistyped
     from recsys_collapse.scoring import ScoreFile
 
 log = logging.getLogger("recsys_collapse.predict")  # __name__ is __main__ when it is run
-
 
 register()
 ConfigStore.instance().store(name="predict_schema", node=Root)

@@ -100,12 +100,11 @@ def truth_lines(store: "Store") -> list[str]:
     error = 1.96 * math.sqrt(rate * (1 - rate) / rows)
     lines = [f"pattern {p + 1}  {' '.join(fields)}" for p, fields in enumerate(answer.get("pattern_fields", []))]
     lines += [f"no effect  {' '.join(names)}"] if (names := answer.get("spurious")) else []
-    lines += [f"base rate  {rate:.4f} +-{error:.4f} on {rows:,} test rows; asked for {answer['base_rate']}"]
+    asked = {key: f"; asked for {answer[key]}" if key in answer else "" for key in ("base_rate", "bayes_auc")}
+    lines += [f"base rate  {rate:.4f} +-{error:.4f} on {rows:,} test rows{asked['base_rate']}"]
     if found.auc is not None:
         error = 1.96 * auc_error(found.auc, int(label_n.sum()), rows)
-        lines += [
-            f"best AUC   {found.auc:.4f} +-{error:.4f}; asked for {answer['bayes_auc']}; log-loss {found.logloss:.4f}"
-        ]
+        lines += [f"best AUC   {found.auc:.4f} +-{error:.4f}{asked['bayes_auc']}; log-loss {found.logloss:.4f}"]
     return lines
 
 

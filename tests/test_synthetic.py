@@ -23,6 +23,7 @@ from recsys_collapse.dataset.planted import BLOCK, Planted
 from recsys_collapse.dataset.source import PARTS, Rows, Source
 from recsys_collapse.dataset.store import DamagedStoreError, Store, open_store, prepare
 from recsys_collapse.dataset.synthetic import Synthetic
+from recsys_collapse.prepare import truth_lines
 
 DEFAULTS = {
     str(key): value
@@ -397,6 +398,7 @@ def test_a_truth_stays_with_its_rows_when_they_are_split_at_random(tmp_path: Pat
     assert store.truth is not None
     assert store.truth[:, 0].tolist() == list(range(60)) and store.truth[:, 1].tolist() == [r + 0.5 for r in range(60)]
     assert store.splits["train"].tolist() != sorted(store.splits["train"].tolist())
+    assert [line.split()[0] for line in truth_lines(store)] == ["base", "best"], "of an answer with coefficients alone"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@
 4. encode: values -> ids, slice by slice.
 
 Memory: a few blocks of rows, the vocabularies, and some 20 bytes a row for a split at random or by time; nothing that
-grows with the rows where parts are given. Besides, about 150 bytes for
-every distinct value of a field that has values of more than 8 bytes or a bucket, and of the time that a split is by.
+grows with the rows where parts are given. Besides, about 150 bytes for every distinct value of a field that has values
+of more than 8 bytes or a bucket, and of the time that a split is by.
+
 Shapes: n rows, N fields, V distinct values of one field, P parts (train, valid, test).
 """
 
@@ -134,10 +135,8 @@ def _count(
 def _check_room(spill: Spill, done: float) -> None:
     """Stop after the first piece if the disk will not hold columns and ids of all rows."""
     rows, fields = int(spill.rows / max(done, 1e-6)), len(spill.fields)
-    needed, free = (
-        rows * (fields * (BYTES_OF_COLUMN + 4) + 7 + 4 * len(spill.truth or [])),
-        shutil.disk_usage(spill.folder).free,
-    )
+    needed = rows * (fields * (BYTES_OF_COLUMN + 4) + 7 + 4 * len(spill.truth or []))
+    free = shutil.disk_usage(spill.folder).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,
