@@ -7,6 +7,7 @@ Finished runs are skipped; running the same command again does what is missing.
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import hydra
@@ -33,7 +34,21 @@ def answer(config: DictConfig) -> None:
 
 
 def main() -> int:
-    """Run the command line.
+    """Run the command line; its exit code (`guarded`)."""
+    return guarded("recsys_collapse.run", lambda: command(sys.argv[1:]))
+
+
+def command(argv: list[str]) -> int:
+    """Run a command line without the program's name; see `guarded` for what it raises."""
+    plan = make_plan(argv)
+    if plan is None:
+        answer()
+        return 0
+    return run_plan(plan, check(plan))
+
+
+def guarded(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a command that runs jobs, and tell the user in words if it cannot be done.
 
     Returns 0 if every job is finished, 1 if one failed, 2 if the command is wrong, 75 if the disk is full, 128 + n if
     it was ended by signal n.
@@ -43,27 +58,32 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_on_signals()
     try:
-        plan = make_plan(sys.argv[1:])
-        if plan is None:
-            answer()
-            return 0
-        missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
-        check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
-        if plan.hydra.launcher._target_.endswith("BasicLauncher"):  # elsewhere there may be others
-            check_devices(missing)
-        check_targets(missing)
-        check_data(missing)
-        return run_plan(plan, missing)
+        return work()
     except ValueError as error:
-        print(scrub(f"recsys_collapse.run: {error}"), file=sys.stderr)
+        print(scrub(f"{name}: {error}"), file=sys.stderr)
         return 2
     except OSError as error:  # the sweep's own files; those of runs are their jobs' failures
-        print(scrub(f"recsys_collapse.run: {error}"), file=sys.stderr)
+        print(scrub(f"{name}: {error}"), file=sys.stderr)
         return EXIT[DISK_FULL] if kind_of(error) == "disk_full" else 1
     except Interrupted as stop:
         said = "Finished runs are kept, the others go on from their last epoch: run the same command again."
         print(f"\nStopped. {said}", file=sys.stderr)
         return int(str(stop.code))
+
+
+def check(plan: Plan) -> list[Job]:
+    """Check what can be checked before the first job starts; the jobs that are not finished yet.
+
+    Raises:
+        ValueError: names the config key, or the file and line of the data.
+    """
+    missing = [job for job in plan.jobs if read_result(job.run_dir, job.run_id) is None]
+    check_callbacks([job for job in plan.jobs if job in missing or not_measured(job)])
+    if plan.hydra.launcher._target_.endswith("BasicLauncher"):  # elsewhere there may be others
+        check_devices(missing)
+    check_targets(missing)
+    check_data(missing)
+    return missing
 
 
 def run_plan(plan: Plan, missing: list[Job]) -> int:
@@ -132,16 +152,21 @@ def conclude(plan: Plan) -> int:
     for name, versions in made_by(results).items():
         if len(versions) > 1:
             print(f"code     these runs were made by {len(versions)} versions of {name}: {', '.join(sorted(versions))}")
-    failed = [job for job, result in found if result is None]
-    which = differences_of(plan.jobs)
+    return 1 if tell_failures(plan.jobs) else 0
+
+
+def tell_failures(jobs: list[Job]) -> int:
+    """Print which of these jobs are not finished, and why; how many."""
+    failed = [job for job in jobs if read_result(job.run_dir, job.run_id) is None]
+    which = differences_of(jobs)
     for job in failed:
         failure, job_log = read_failure(job.run_dir), job.run_dir / "log.txt"
         reason = failure["reason"] if failure else "not finished" if job_log.exists() else "not started"
         where = f"\n         {job_log}" if job_log.exists() else ""
         print(f"failed   {job.name}{which[job.name]}: {reason}{where}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(found)} runs failed; the same command tries them again", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
+    return len(failed)
 
 
 def made_by(results: list[dict[str, Any]]) -> dict[str, set[str]]:
