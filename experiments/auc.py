@@ -8,13 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from recsys_collapse.stats import Interval, Placements, auc_contrast, both_sources, placements, slope_weights, student
 
 from experiments.found import Cell, Runs
+from recsys_collapse.stats import Interval, Placements, auc_contrast, both_sources, placements, slope_weights, student
 
 Weights = dict[Cell, float]
 MARGIN = 2e-4
-"""AUC per doubling below which a model "does not scale": what ME gains per doubling in the paper is 1.2e-4 to 1.2e-3."""
+"""AUC per doubling below which a model "does not scale": in the paper, ME gains 1.2e-4 to 1.2e-3 per doubling."""
 
 
 def contrasts(runs: Runs, asked: Mapping[str, Weights]) -> dict[str, Interval]:

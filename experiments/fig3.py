@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from recsys_collapse.stats import student
 
 from experiments.claims import Claim
 from experiments.drawing import look, panels
@@ -21,6 +20,7 @@ from experiments.study import Artefact, Output, main
 from experiments.sub_embeddings import sub_embeddings
 from recsys_collapse.callback.figures import heat_map, ticks
 from recsys_collapse.similarity import axis_sums, collapse_law
+from recsys_collapse.stats import Interval
 
 
 class Measured(NamedTuple):
@@ -56,16 +56,17 @@ def measured(runs: Runs, cell: Cell, centred: bool = False) -> Measured:
 
 
 def law_claim(cell: Cell, one: Measured, variant: str) -> Claim:
-    """The law on the means over seeds: its p-value; the interval is over the rho of single seeds."""
+    """The law on the means over seeds, with its p-value made two-sided."""
     law = collapse_law(one.ia_SNN.nanmean(dim=0), one.ia_SN.nanmean(dim=0))
     each = [
         collapse_law(ia_NN, ia_N, permutations=1).mean_rho for ia_NN, ia_N in zip(one.ia_SNN, one.ia_SN, strict=True)
     ]
     text = f"interaction-collapse law, tables {variant}"
-    quantity = "mean over i of Spearman's rho of IA(E_i→j) and IA(E_j)"
+    quantity = "mean over i of Spearman's rho of IA(E_i→j) and IA(E_j), of means over seeds"
+    quantity += f" (single seeds: {min(each):.2f} to {max(each):.2f})"
     two_sided = min(1.0, 2 * min(law.p_value, 1 - law.p_value + 1 / (law.permutations + 1)))
-    sources = "seeds; p: permuted fields"
-    return Claim(text, name_of(cell), quantity, student(each), digits=2, p_value=two_sided, sources=sources)
+    interval = Interval(law.mean_rho, None)
+    return Claim(text, name_of(cell), quantity, interval, digits=2, p_value=two_sided, sources="permuted fields")
 
 
 def frame_of(cell: Cell, one: Measured) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def frame_of(cell: Cell, one: Measured) -> pl.DataFrame:
 
 
 def draw_row(row: Any, name: str, one: Measured) -> None:
-    """Heat map, sum over j for each i, sum over i for each j (less the mean of i, or the missing i = j would bend it)."""
+    """Heat map; sum over j for each i; sum over i for each j, less the mean of i: the missing i = j would bend it."""
     ia_NN = one.ia_SNN.nanmean(dim=0)
     order_N = torch.argsort(one.ia_SN.nanmean(dim=0), stable=True)
     ia_NN, names = ia_NN[order_N][:, order_N], [one.fields[i] for i in order_N]

@@ -1,7 +1,7 @@
-"""Figure 5, Evidence III: DCNv2 whose projections are held near unitary matrices: higher IA, more overfitting, no scaling.
+"""Figure 5, Evidence III: DCNv2 with projections near unitary matrices: higher IA, more overfitting, no scaling.
 
-(a) test AUC and (b) information abundance relative to random by embedding size; (c) training log-loss and (d) validation
-AUC of the largest size by epoch.
+(a) test AUC and (b) information abundance relative to random by embedding size; (c) training log-loss and (d)
+validation AUC of the largest size by epoch.
 """
 
 import sys
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from recsys_collapse.stats import paired
 
 from experiments.auc import MARGIN, auc_frame, contrasts, line_cells, own_base
 from experiments.claims import Claim
@@ -19,6 +18,7 @@ from experiments.found import NAMES, Runs, abundance
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
 from experiments.table1 import BOTH, PER_DOUBLING
+from recsys_collapse.stats import paired
 
 NONE, HELD = "none", "unitary"
 LABELS = {NONE: "standard", HELD: "regularised"}
@@ -33,7 +33,7 @@ def draw(runs: Runs, output: Output) -> None:
         draw_lines(axes[0, 0], lines, test_auc)
         draw_lines(axes[0, 1], lines, abundance)
         axes[0, 0].set(title=f"(a) {NAMES.get(model, model)}", ylabel="test AUC")
-        axes[0, 1].set(title="(b) information abundance", ylabel="IA / random, mean over fields")
+        axes[0, 1].set(title="(b) information abundance", ylabel="IA / random")
         draw_epochs(axes[1, 0], epochs, "train_loss")
         draw_epochs(axes[1, 1], epochs, "val_auc")
         axes[1, 0].set(title=f"(c) training, {top}x", ylabel="log-loss")

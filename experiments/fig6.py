@@ -1,8 +1,6 @@
-"""Figure 6, Evidence IV: DNN, which has no explicit interaction of pairs, collapses less than DCNv2 and scales worse."""
+"""Figure 6, Evidence IV: DNN, without explicit interaction of pairs, collapses less than DCNv2 and scales worse."""
 
 import sys
-
-from recsys_collapse.stats import paired
 
 from experiments.auc import auc_frame, contrasts, line_cells, own_base
 from experiments.claims import Claim
@@ -11,6 +9,7 @@ from experiments.found import NAMES, Runs, abundance
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
 from experiments.table1 import BOTH, PER_DOUBLING
+from recsys_collapse.stats import paired
 
 WITH, WITHOUT = "dcnv2", "dnn"
 
@@ -22,7 +21,7 @@ def draw(runs: Runs, output: Output) -> None:
         draw_lines(axes[0, 0], lines, test_auc)
         draw_lines(axes[0, 1], lines, abundance)
         axes[0, 0].set(title="(a)", ylabel="test AUC")
-        axes[0, 1].set(title="(b)", ylabel="IA / random, mean over fields")
+        axes[0, 1].set(title="(b)", ylabel="IA / random")
     frame = auc_frame(runs)
     output.figure(figure, frame)
     if len(runs.scales) > 1:

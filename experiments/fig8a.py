@@ -1,20 +1,20 @@
 """Figure 8a: information abundance of every field, single- against multi-embedding DCNv2 of the same size.
 
-Compared are whole tables (all sets side by side, D x MK) at each run's best epoch. IA falls with training and best epochs
-differ, so it is also asked at the same epoch: the earlier one of the two best.
+Compared are whole tables (all sets side by side, D x MK) at each run's best epoch. IA falls with training and best
+epochs differ, so it is also asked at the same epoch: the earlier one of the two best.
 """
 
 import sys
 from typing import Any
 
 import polars as pl
-from recsys_collapse.stats import Interval, paired
 
 from experiments.claims import Claim
 from experiments.drawing import panels
 from experiments.fig2 import draw_fields, field_frame, name_of
 from experiments.found import NAMES, Cell, Runs, abundance
 from experiments.study import Artefact, Output, enlarged, main
+from recsys_collapse.stats import Interval, paired
 
 
 def draw(runs: Runs, output: Output) -> None:
@@ -22,7 +22,7 @@ def draw(runs: Runs, output: Output) -> None:
     cells = {model: [Cell(model, embed, runs.scales[-1]) for embed in ("se", "me")] for model in runs.models}
     frame = pl.concat([field_frame(runs, cell) for pair in cells.values() for cell in pair])
     fields = frame["field"].n_unique()
-    with panels(len(cells), 1, size=(max(4.0, 0.2 * fields + 1.2), 2.7)) as (figure, axes):
+    with panels(len(cells), 1, size=(max(4.0, 0.2 * fields + 1.2) + 1.3, 3.2)) as (figure, axes):
         for place, (model, pair) in zip(axes[:, 0], cells.items(), strict=True):
             own = frame.filter(pl.col("model") == model)
             draw_fields(place, own, {name_of(cell): (cell, None) for cell in pair})

@@ -29,7 +29,7 @@ def draw(runs: Runs, output: Output) -> None:
     frames, vary = [], []
     pairs = {cell: {seed: loaded(runs, run) for seed, run in own.items()} for cell, own in runs.cells.items()}
     names = next(iter(next(iter(pairs.values())).values()))[0]
-    side = max(2.2, 0.12 * len(names) + 0.9)
+    side = max(2.0, 0.13 * len(names))
     columns = min(SHOWN, max(cell.scale for cell in pairs))
     with panels(len(pairs), columns, size=(side, side)) as (figure, axes):
         for row, (cell, by_seed) in zip(axes, pairs.items(), strict=True):
@@ -65,9 +65,9 @@ def draw_sets(figure: Any, row: Any, name: str, fields: list[str], norm_MNN: Ten
         if m >= len(norm_MNN):
             place.set_axis_off()
             continue
-        image = heat_map(place, norm_MNN[m].numpy(), fields if m == 0 else [""] * len(fields), fields, **shared)
+        image = heat_map(place, norm_MNN[m].numpy(), fields if m == 0 else [], [], **shared)
         place.grid(False)
-        place.set_title(f"{name}, set {m}" if m == 0 else f"set {m}")
+        place.set(title=f"{name}, set {m}" if m == 0 else f"set {m}", xlabel="towards field j")
     figure.colorbar(image, ax=list(row))
 
 

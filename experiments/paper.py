@@ -1,4 +1,4 @@
-"""Every figure and table of the paper on one data set: what is missing is run, all is drawn, RESULTS.md says what holds.
+"""Every figure and table of the paper on one data set: what is missing is run, all drawn, RESULTS.md says what holds.
 
     python -m experiments.paper dataset=mini seed=0,1,2 [model=dcnv2,dnn] [scale=1,2,4,10] [--plan]
 

@@ -23,9 +23,10 @@ HEAD = """# What the paper claims, and what these runs say
 Made by `{command}`; nothing here is written by hand. Every artefact has the command
 that makes its runs, its figure and its lines; the data behind each is in `{folder}`.
 
-"holds" and "does not hold": the number is significantly on one side (p < .05, two-sided, adjusted by Holm over the lines
-of a claim in a data set). "not decidable": these runs cannot tell; "detectable" is the smallest difference that they would
-have shown with a power of 80%. ± is half a 95% interval over seeds, or, where it says so, over seeds and test rows.
+"holds" and "does not hold": the number is significantly on one side (p < .05, two-sided, adjusted by Holm over the
+lines of a claim in a data set). "not decidable": these runs cannot tell; "detectable" is the smallest difference that
+they would have shown with a power of 80%. ± is half a 95% interval over seeds, or, where it says so, over seeds and
+test rows.
 """
 KNOWN = {
     "amazon_access": "Amazon.com Employee Access Challenge (Kaggle, 2013; public; not part of this repository)",

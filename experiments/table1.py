@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import polars as pl
-from recsys_collapse.paper import paper_cell, reached
 from rich.table import Table
 
 from experiments.auc import MARGIN, auc_frame, contrasts, difference, line_cells, shared_base
@@ -17,6 +16,7 @@ from experiments.drawing import panels
 from experiments.found import NAMES, Cell, Runs
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
+from recsys_collapse.paper import paper_cell, reached
 
 BOTH = "seeds and test rows"
 IN_PAPER = ("criteo", "avazu")
@@ -69,7 +69,7 @@ def auc_table(runs: Runs, frame: pl.DataFrame, spread: bool) -> Table:
     seeds = sorted({run["seed"] for run in runs})
     table = Table(
         title=f"test AUC on {runs.dataset}, mean {'± sample sd ' * spread}over {len(seeds)} seeds",
-        caption="best of SE underlined, of ME bold, as in the paper: what is at most 0.0001 below too; no test of anything",
+        caption="best of SE underlined, of ME bold, as in the paper with what is at most 0.0001 below; it is no test",
     )
     for name in ("model", "", *("base" if scale == 1 else f"{scale}x" for scale in runs.scales)):
         table.add_column(name, justify="left" if name in ("model", "") else "right")
