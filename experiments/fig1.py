@@ -1,7 +1,8 @@
 """Figure 1: larger single embeddings do not help (a), and most of their singular values are small (b).
 
 (b) is the largest of the given sizes, every field whose table has at least as many rows as columns, at the best epoch.
-Whether singular values are small is asked against the same table at its initialisation.
+The paper calls most singular values "significantly small" and gives no number: here small is below a tenth of the
+largest, and most is more than half of a field's, mean over fields. The dashed line is a new table.
 """
 
 import sys
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from recsys_collapse.stats import paired
 
 from experiments.auc import auc_frame
 from experiments.claims import Claim
@@ -17,8 +17,9 @@ from experiments.drawing import look, panels
 from experiments.found import NAMES, Runs
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
+from recsys_collapse.stats import student
 
-SMALL = 0.1  # of the largest singular value
+SMALL = 0.1
 
 
 def draw(runs: Runs, output: Output) -> None:
@@ -32,15 +33,9 @@ def draw(runs: Runs, output: Output) -> None:
     output.data(auc_frame(runs), "fig1a")
     claims = []
     for model in runs.models:
-        share = {
-            epoch: {seed: small(own) for seed, own in _by_seed(spectra, model, epoch).items()}
-            for epoch in ("initialisation", "best")
-        }
-        quantity = (
-            f"share of singular values below {SMALL} of the largest, {runs.scales[-1]}x, best epoch - initialisation"
-        )
-        interval = paired(share["best"], share["initialisation"])
-        claims.append(Claim("most singular values are small", NAMES.get(model, model), quantity, interval, digits=3))
+        most = student([small(own) - 0.5 for own in _by_seed(spectra, model, "best").values()])
+        quantity = f"share of singular values below {SMALL} of the largest, {runs.scales[-1]}x, - 1/2"
+        claims.append(Claim("most singular values are small", NAMES.get(model, model), quantity, most, digits=3))
     output.claim(claims)
 
 

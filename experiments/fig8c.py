@@ -9,7 +9,6 @@ from itertools import product
 from typing import Any
 
 import polars as pl
-from recsys_collapse.stats import student
 from torch import Tensor
 
 from experiments.claims import Claim
@@ -20,6 +19,7 @@ from experiments.study import Artefact, Output, enlarged, main
 from experiments.sub_embeddings import patterns
 from recsys_collapse.callback.figures import heat_map, limits
 from recsys_collapse.similarity import pattern_divergence, random_pattern_divergence
+from recsys_collapse.stats import student
 
 SHOWN = 5  # sets
 
