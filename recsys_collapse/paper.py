@@ -1,0 +1,3 @@
+"""stub"""
+def paper_cell(*a): return None
+def reached(*a): return None
