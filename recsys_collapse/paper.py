@@ -1,3 +1,0 @@
-"""stub"""
-def paper_cell(*a): return None
-def reached(*a): return None
