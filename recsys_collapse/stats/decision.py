@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from scipy.optimize import brentq
-from scipy.special import nctdtr, ndtr, stdtrit
+from scipy.special import chndtr, ncfdtr, stdtrit
 
 from recsys_collapse.stats.interval import Interval
 
@@ -31,8 +31,7 @@ def minimum_detectable(interval: Interval, power: float = 0.8, alpha: float = 0.
 
     def missing(shift: float) -> float:
         """The power that a shift of so many standard errors lacks; falls with the shift."""
-        below_high = _noncentral(critical, interval.df, shift)
-        return power - (1 - below_high + _noncentral(-critical, interval.df, shift))
+        return power - 1 + _two_sided_miss(critical, interval.df, shift)
 
     enough = 1.0
     while missing(enough) > 0:
@@ -40,9 +39,9 @@ def minimum_detectable(interval: Interval, power: float = 0.8, alpha: float = 0.
     return float(brentq(missing, 0, enough)) * interval.standard_error
 
 
-def _noncentral(statistic: float, df: float, shift: float) -> float:
-    """P(T < statistic) where the true effect is `shift` standard errors."""
-    return float(ndtr(statistic - shift) if math.isinf(df) else nctdtr(df, shift, statistic))
+def _two_sided_miss(critical: float, df: float, shift: float) -> float:
+    """P(|T| < critical), T noncentral t: T^2 is noncentral F, whose distribution scipy has without gaps (t has NaN)."""
+    return float(chndtr(critical**2, 1, shift**2) if math.isinf(df) else ncfdtr(1, df, shift**2, critical**2))
 
 
 class Equivalence(NamedTuple):

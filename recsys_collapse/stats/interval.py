@@ -125,8 +125,9 @@ def both_sources(values_per_seed: Sequence[float], test_variance: float, level: 
     """Interval of a mean over seeds that holds for other seeds AND other test rows.
 
     The variances are added: that of the values over the number of seeds S, plus that over test rows. What a seed does
-    on some rows and not on others is in both: it is counted twice, and the interval is slightly too wide. Degrees of
-    freedom by Satterthwaite (1946): S - 1 for the seeds, infinite for the rows.
+    on some rows and not on others is in both and counted twice: the interval is slightly too wide, by sqrt(2) at the
+    most, where models of different seeds differ in nothing else. Degrees of freedom by Satterthwaite (1946): S - 1 for
+    the seeds, infinite for the rows.
 
     Args:
         values_per_seed: (S,) the same contrast of AUCs for every seed, all on the same test rows. With one seed, what
