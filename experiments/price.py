@@ -1,9 +1,9 @@
 """What a plan takes before it starts: hours, memory and disk, and what these figures rest on.
 
-The time of an epoch comes from the operations of a model and the numbers that it and its optimizer move, at the speeds
-that a short test of this machine finds (`experiments/speed.py`). Finished runs on the same data, with this device and as
-many threads, correct it by their median of actual / predicted: those of the cell, else of its model, else all. They also
-tell how many epochs a run takes.
+The time of an epoch comes from the operations of a model and the numbers that it and its optimizer move, at the
+speeds that a short test of this machine finds (`experiments/speed.py`). Finished runs on the same data, with this device
+and as many threads, correct it by their median of actual / predicted: those of the cell, else of its model, else all.
+They also tell how many epochs a run takes.
 """
 
 import json
@@ -178,7 +178,7 @@ def _words(cell: Cell) -> str:
 
 def show_price(price: Price) -> None:
     """A table of the cells, and the whole in a line."""
-    table = Table(caption="each: a run; all: the runs of the cell one after the other; GB: of memory, for each")
+    table = Table(caption="all: one after the other; GB: of memory, a run")
     for name in ("model", "embed", "scale", "regularizer"):
         table.add_column(name)
     for name in ("missing", "epochs", "each", "all", "GB"):

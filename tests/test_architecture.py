@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "seeding": set(),
     "score": set(),
     "stats": {"stats"},
+    "paper": {"stats"},
     "runs.durable": {"runs.heartbeat"},
     "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},
