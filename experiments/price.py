@@ -1,8 +1,8 @@
 """What a plan takes before it starts: hours, memory and disk, and what these figures rest on.
 
 The time of an epoch comes from the operations of a model and the numbers that it and its optimizer move, at the
-speeds that a short test of this machine finds (`experiments/speed.py`). Finished runs on the same data, with this device
-and as many threads, correct it by their median of actual / predicted: those of the cell, else of its model, else all.
+speeds that a short test of this machine finds (`experiments/speed.py`). Finished runs on the same data, this device and
+as many threads correct it by their median of actual / predicted: those of the cell, else of its model, else all.
 They also tell how many epochs a run takes.
 """
 
