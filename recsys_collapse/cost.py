@@ -97,15 +97,19 @@ def check_memory(backbone: Backbone, fields: Sequence[str], optimizer: Mapping[A
     )
 
 
+def checkpoint_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> int:
+    """Bytes of the two checkpoints that an unfinished run may have, to go on from; the best weights come on top."""
+    gradients = 0 if optimizer.get("sparse_gradients", False) else 4 * sum(parameter_counts(backbone).values())
+    return 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients)
+
+
 def check_disk(backbone: Backbone, optimizer: Mapping[Any, Any], run_dir: Path) -> None:
     """Stop before training what could not be kept: two checkpoints to go on from, and the best weights.
 
     Raises:
         OSError: ENOSPC; says how many bytes are needed and free.
     """
-    weights = 4 * sum(parameter_counts(backbone).values())
-    gradients = 0 if optimizer.get("sparse_gradients", False) else weights
-    needed = 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients) + weights
+    needed = checkpoint_bytes(backbone, optimizer) + 4 * sum(parameter_counts(backbone).values())
     free = shutil.disk_usage(next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())).free
     free += sum(path.stat().st_size for path in run_dir.glob("checkpoints/*.ckpt"))  # of this run, when it goes on
     if needed > free:

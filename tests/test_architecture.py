@@ -24,6 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "head": set(),
     "seeding": set(),
     "score": set(),
+    "stats": {"stats"},
+    "paper": {"stats"},
     "runs.durable": {"runs.heartbeat"},
     "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},

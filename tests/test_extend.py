@@ -87,6 +87,7 @@ def test_wheel_in_an_empty_directory(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     assert (site / "recsys_collapse" / "conf" / "config.yaml").is_file()
+    assert (site / "recsys_collapse" / "paper_auc.csv").is_file()
     where = "import recsys_collapse; print(recsys_collapse.__file__)"
     environment = {"PYTHONPATH": python_path(site)}
     found = subprocess.run(

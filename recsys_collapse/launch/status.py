@@ -96,7 +96,7 @@ class Status:
     def __str__(self) -> str:
         parts = f"{self.done} of {self.total} done, {len(self.running)} running, {len(self.failed)} failed, "
         parts += f"{self.left} left"
-        return parts if self.seconds_left is None else f"{parts}, about {_span(self.seconds_left)}"
+        return parts if self.seconds_left is None else f"{parts}, about {span(self.seconds_left)}"
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Status:
 
         lines = [str(self)]
         for name, (started, run_dir) in sorted(self.running.items()):
-            lines.append(f"  {name}  {_span(time.monotonic() - started)}  {last_epoch(run_dir)}")
+            lines.append(f"  {name}  {span(time.monotonic() - started)}  {last_epoch(run_dir)}")
         return Text("\n".join(lines))
 
     @contextmanager
@@ -188,7 +188,7 @@ def last_epoch(run_dir: Path) -> str:
         return ""
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
