@@ -9,16 +9,13 @@ seeds, and ME minus SE at the same scale, paired by seed: what another seed may 
 """
 
 import argparse
-import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student
 
 from recsys_collapse.build import build
 from recsys_collapse.dataset.planted import BLOCK, Planted
@@ -27,33 +24,10 @@ from recsys_collapse.launch.plan import compose_jobs
 from recsys_collapse.runs.cells import Cell, cells
 from recsys_collapse.runs.table import relative_abundance, scan
 from recsys_collapse.score import score
+from recsys_collapse.stats import student
 from recsys_collapse.truth import expected_auc
 
 console = Console(width=150)
-
-
-class Interval(NamedTuple):
-    """A mean and half the width of its 95% interval; no width for one value."""
-
-    mean: float
-    half: float | None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether 0 is outside."""
-        return self.half is not None and abs(self.mean) > self.half
-
-    def text(self, digits: int) -> str:
-        """Mean +- half width."""
-        return f"{self.mean:.{digits}f}" + ("" if self.half is None else f" +-{self.half:.{digits}f}")
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Student's t over independent values."""
-    if len(values) < 2:
-        return Interval(values[0], None)
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(statistics.fmean(values), float(half))
 
 
 def calibration(name: str, seeds: range, rows: int) -> Table:
@@ -81,7 +55,7 @@ def calibration(name: str, seeds: range, rows: int) -> Table:
         found.append((label_n.double().mean().item(), auc, expected_auc(logit_n, logit_n)))
         table.add_row(str(seed), *(f"{value:.5f}" for value in found[-1]), full_rank(source.planted))
     table.add_section()
-    means = [interval(column) for column in zip(*found, strict=True)]
+    means = [student(column) for column in zip(*found, strict=True)]
     table.add_row("mean", *(mean.text(5) for mean in means), "")
     table.add_row("asked for", f"{asked.base_rate}", f"{asked.bayes_auc}", f"{asked.bayes_auc}", "")
     return table
@@ -135,12 +109,12 @@ def comparison(found: Found) -> Table:
         table.add_column(header, justify="left" if header in ("model", "") else "right")
     for cell, runs in found.items():
         patterns, label = about(cell, runs)
-        values = [(interval([measure(run) for run in runs.values()]), digits) for measure, digits in MEASURES.values()]
+        values = [(student([measure(run) for run in runs.values()]), digits) for measure, digits in MEASURES.values()]
         table.add_row(patterns, cell.model, label, str(len(runs)), *(one.text(digits) for one, digits in values))
         single = found.get(cell._replace(embed="se"), {})
         if cell.embed == "me" and (seeds := sorted({*runs} & {*single})):
             differences = [
-                (interval([measure(runs[seed]) - measure(single[seed]) for seed in seeds]), digits)
+                (student([measure(runs[seed]) - measure(single[seed]) for seed in seeds]), digits)
                 for measure, digits in MEASURES.values()
             ]
             texts = [one.text(digits) + (" *" if one.is_significant else "") for one, digits in differences]

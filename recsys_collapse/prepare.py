@@ -90,6 +90,7 @@ def prepare_and_show(config: DictConfig) -> None:
 def truth_lines(store: "Store") -> list[str]:
     """What was planted, and whether base rate and best possible AUC came out as asked for, with 95% intervals."""
     from recsys_collapse.score import score
+    from recsys_collapse.stats import hanley_mcneil
 
     assert store.truth is not None
     answer = store.manifest()["answer"]
@@ -103,17 +104,9 @@ def truth_lines(store: "Store") -> list[str]:
     asked = {key: f"; asked for {answer[key]}" if key in answer else "" for key in ("base_rate", "bayes_auc")}
     lines += [f"base rate  {rate:.4f} +-{error:.4f} on {rows:,} test rows{asked['base_rate']}"]
     if found.auc is not None:
-        error = 1.96 * auc_error(found.auc, int(label_n.sum()), rows)
+        error = 1.96 * hanley_mcneil(found.auc, int(label_n.sum()), rows)
         lines += [f"best AUC   {found.auc:.4f} +-{error:.4f}{asked['bayes_auc']}; log-loss {found.logloss:.4f}"]
     return lines
-
-
-def auc_error(auc: float, positives: int, rows: int) -> float:
-    """Standard error of an AUC by Hanley and McNeil's formula, which is within some percent for scores like ours."""
-    negatives = rows - positives
-    one, two = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # two positives above a negative, a positive above two
-    spread = auc * (1 - auc) + (positives - 1) * (one - auc**2) + (negatives - 1) * (two - auc**2)
-    return math.sqrt(spread / (positives * negatives))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "head": set(),
     "seeding": set(),
     "score": set(),
+    "stats": {"stats"},
     "runs.durable": {"runs.heartbeat"},
     "runs.canonical": set(),
     "model": {"embedding", "layers", "head", "model.backbone"},

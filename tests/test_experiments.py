@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from scipy import stats
 
 from experiments import planted
 from tests.cli import SMALL, run
@@ -29,15 +28,6 @@ def lines(table: object) -> list[list[str]]:
     return [[word.strip() for word in line.strip("│").split("│")] for line in capture.get().splitlines() if "│" in line]
 
 
-def test_intervals_are_students() -> None:
-    values = [0.701, 0.704, 0.709]
-    found = planted.interval(values)
-    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(values), scale=stats.sem(values))
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))  # type: ignore[operator]
-    assert found.is_significant and not planted.interval([-1.0, 1.0, 0.5]).is_significant
-    assert planted.interval([0.7]) == (0.7, None) and not planted.interval([0.7]).is_significant
-
-
 def test_me_against_se_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeds differ by far more than ME and SE of one seed do: only a paired difference is significant."""
     runs = [known("se", seed, 0.60 + seed / 20) for seed in range(3)]
@@ -47,9 +37,9 @@ def test_me_against_se_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.Mon
     found = planted.finished(tmp_path, "mini")
     assert [planted.about(*item) for item in found.items()] == [("4", "SE 2x"), ("4", "ME 2x"), ("1", "SE 2x")]
     single, several, difference, other = lines(planted.comparison(found))
-    assert single[:4] == ["4", "dnn", "SE 2x", "3"] and single[4].startswith("0.65000 +-0.12421")
+    assert single[:4] == ["4", "dnn", "SE 2x", "3"] and single[4].startswith("0.65000 ±0.12421")
     assert several[:4] == ["4", "dnn", "ME 2x", "4"]
-    assert difference[:5] == ["4", "dnn", "ME - SE 2x", "3", "0.01100 +-0.00248 *"]
+    assert difference[:5] == ["4", "dnn", "ME - SE 2x", "3", "0.01100 ±0.00248 *"]
     assert other[4] == "0.70000"
     assert lines(planted.learned(found))[2] == ["1", "dnn", "SE 2x", "0.500", "0.500", "", "", "", "0.500"]
 
