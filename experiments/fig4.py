@@ -84,16 +84,20 @@ def check_options(config: DictConfig) -> None:
         raise ValueError(f"lr={config.lr}: expected a number above 0")
     if config.reduction not in REDUCTIONS:
         raise ValueError(f"reduction={config.reduction}: expected one of {', '.join(REDUCTIONS)}")
+    folder = Path(config.output_dir).expanduser()
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"output_dir={config.output_dir}: {nearest} is a file; expected a folder")
 
 
 def records(config: DictConfig, tell: Callable[[float], None] = lambda share: None) -> pl.DataFrame:
-    """Simulate every condition, size and seed: one row for each and recorded iteration (`toy.simulate`)."""
+    """Simulate every condition, size and seed: one row for each and recorded iteration, see `toy.simulate`."""
     import torch
 
     from experiments.toy import CONDITIONS, Training, batches, simulate
 
     training = Training(config.iterations, config.lr, config.reduction, config.every)
-    stop = Event()
+    stop, threads = Event(), torch.get_num_threads()
     pool = ThreadPoolExecutor(config.workers or os.cpu_count(), initializer=lambda: torch.set_num_threads(1))
     try:
         futures = [
@@ -102,12 +106,14 @@ def records(config: DictConfig, tell: Callable[[float], None] = lambda share: No
             for seed in range(config.seeds)
             for batch in batches(CONDITIONS)
         ]
-        for done, _ in enumerate(as_completed(futures), 1):
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()  # a failure shows now
             tell(done / len(futures))
         return pl.DataFrame([row for future in futures for row in future.result()], infer_schema_length=None)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def curve_figure(found: pl.DataFrame, output: Output) -> None:

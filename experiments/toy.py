@@ -27,7 +27,6 @@ from recsys_collapse.spectrum import information_abundance, singular_spectrum
 
 ROWS = 100  # D_1 and D_2
 SMALL_SIZE, LARGE_SIZE = 3, 100  # D_3 in the paper's two cases
-REDUCTIONS = ("mean", "sum")
 EPSILON = 1e-9  # a singular value below so much of the largest is zero
 
 
@@ -56,10 +55,10 @@ LARGE = Condition("large", LARGE_SIZE, "$D_3=100$")
 SMALL_NO_OFFSET = Condition("small_no_offset", SMALL_SIZE, "$D_3=3$, no offset", offset=False)
 LARGE_NO_OFFSET = Condition("large_no_offset", LARGE_SIZE, "$D_3=100$, no offset", offset=False)
 SMALL_CENTRED = Condition("small_centred", SMALL_SIZE, "$D_3=3$, $E_3$ centred", centred=True)
-LOW_RANK = Condition("low_rank", LARGE_SIZE, "$D_3=100$, rank 3", rank=SMALL_SIZE)
-COMMON_MEAN = Condition("common_mean", LARGE_SIZE, "$D_3=100$, common mean", mean=1.15)
+LOW_RANK = Condition("low_rank", LARGE_SIZE, "$D_3=100$, $E_3$ of rank 3", rank=SMALL_SIZE)
+COMMON_MEAN = Condition("common_mean", LARGE_SIZE, "$D_3=100$, $E_3$ + mean", mean=1.15)
 COMMON_MEAN_NO_OFFSET = Condition(
-    "common_mean_no_offset", LARGE_SIZE, "$D_3=100$, common mean, no offset", offset=False, mean=1.15
+    "common_mean_no_offset", LARGE_SIZE, "$D_3=100$, $E_3$ + mean, no offset", offset=False, mean=1.15
 )
 ABSENT = Condition("absent", SMALL_SIZE, "no field 3", present=False)
 CONDITIONS = (
@@ -196,6 +195,9 @@ def simulate(
     """Train conditions that share D_3: a row for each and recorded iteration; of the last one, with `geometry`.
 
     `stopped` is asked at every record whether the rest is not wanted any more.
+
+    Raises:
+        ValueError: E_1 overflows.
     """
     world = draw_world(conditions, embed_size, seed)
     ia_e3_S = abundance(world.e3_SDK)
@@ -203,6 +205,9 @@ def simulate(
     for iteration, e1_SAK in train(world, training):
         if stopped():
             break
+        if not e1_SAK.isfinite().all():
+            step = f"lr={training.lr}, reduction={training.reduction}"
+            raise ValueError(f"{step}: E_1 overflows; expected smaller steps, such as the paper's lr=1 on the mean")
         columns = {"ia": abundance(e1_SAK), "ia_centred": abundance(e1_SAK, centred=True), "ia_e3": ia_e3_S}
         if iteration == training.iterations:
             columns |= geometry(e1_SAK, world)

@@ -140,7 +140,7 @@ def _claims_of(end: Ends) -> list[Claim]:
 
 
 def make_notes(frame: pl.DataFrame, claims: Sequence[Claim]) -> list[str]:
-    """Sentences for each K; their words follow the verdicts."""
+    """Sentences for each K; their words follow the verdicts of the decided claims."""
     return [note for end in ends_of(frame) for note in _notes_of(end, claims)]
 
 
@@ -166,11 +166,13 @@ def _say(control: Control, end: Ends, verdicts: dict[str, str]) -> str:
     percent = f"{100 * found.estimate:.0f}%" + ("" if found.half is None else f" ±{100 * found.half:.0f}%")
     some, most = verdicts[control.some], verdicts[control.most]
     if some == OPEN:
-        return f"that {control.what} {control.verb} anything of the gap is not shown ({percent})"
+        return f"that {control.what} {control.verb} a part of the gap is not shown ({percent})"
     if some == FAILS:
-        return f"{control.what} does the opposite ({percent})"
-    size = {HOLDS: "most", FAILS: "less than half", OPEN: "a part, whether most is not decided,"}[most]
-    return f"{control.what} {control.verb} {size} of the gap ({percent})"
+        return f"{control.what} {control.verb} less than nothing of the gap: the effect is the reverse ({percent})"
+    size = {HOLDS: "more than half", FAILS: "less than half", OPEN: "a part (whether more than half is not decided)"}[
+        most
+    ]
+    return f"{control.what} {control.verb} {size} of the gap: {percent}"
 
 
 def _say_ordered(end: Ends, verdicts: dict[str, str]) -> str:
@@ -190,10 +192,11 @@ def _say_ordered(end: Ends, verdicts: dict[str, str]) -> str:
 def _say_geometry(end: Ends, verdicts: dict[str, str]) -> str:
     more = {HOLDS: "more than", FAILS: "less than", OPEN: "not shown to be other than"}[verdicts[ALIGNED]]
     cosine, offset = _mean(end(SMALL, "cosine")), _mean(end(SMALL, "cosine_offset"))
+    energy = _mean(end(SMALL, "energy_in_e3"), 3)
     return (
-        f"K={end.embed_size}: with D_3 = 3, the first direction of E_1 has |cos| {cosine} with its mean row, and the mean "
-        f"row has cos {offset} with the vector that best cancels e_2.e_3; span(E_3) holds "
-        f"{_mean(end(SMALL, 'energy_in_e3'), 3)} of E_1's squared norm, {more} the {end.random_share:.2f} of a random matrix."
+        f"K={end.embed_size}: with D_3 = 3, the first direction of E_1 has |cos| {cosine} with its mean row, and that "
+        f"row has cos {offset} with the vector that best cancels e_2.e_3; span(E_3) holds {energy} of the squared norm "
+        f"of E_1, {more} the {end.random_share:.2f} of a random matrix."
     )
 
 
