@@ -3,7 +3,8 @@
     python -m experiments.paper dataset=mini seed=0,1,2 [model=dcnv2,dnn] [scale=1,2,4,10] [--plan]
 
 `model=` and `scale=` choose those of the tables and curves; artefacts about one model keep it, those about the enlarged
-model take the largest scale. Runs that several artefacts need are made once.
+model take the largest scale. Runs that several artefacts need are made once. `toy.seeds=2`: words of the toy experiment
+(`experiments.fig4`), which is done once for an output directory.
 """
 
 import logging
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, table1, table2
 from experiments.results import write_results
 from experiments.study import PLAN_ONLY, Artefact, Words, draw, folder_of, parse, plan_of, run_missing, union
-from recsys_collapse.launch.plan import Plan
+from recsys_collapse.launch.plan import Plan, compose_jobs
 from recsys_collapse.run import guarded
 from recsys_collapse.runs.records import read_result
 
 ARTEFACTS = tuple(module.ARTEFACT for module in (table1, fig1, fig2, fig3, fig5, fig6, fig8a, fig8b, fig8c, fig8d))
+
+
+TOY = "toy."
 
 
 def words_for(artefact: Artefact, words: Words) -> Words:
@@ -38,7 +42,8 @@ def plans_of(words: Words) -> dict[str, Plan]:
 
 def run(argv: Sequence[str]) -> int:
     """Plan, price, run, draw; 1 if something is missing in the end."""
-    words, only_plan = parse([word for word in argv if word != PLAN_ONLY]), PLAN_ONLY in argv
+    argued, only_plan = parse([word for word in argv if word != PLAN_ONLY]), PLAN_ONLY in argv
+    words = {key: value for key, value in argued.items() if not key.startswith(TOY)}
     plans = plans_of(words)
     plan = union(list(plans.values()))
     run_missing(plan, only_plan)
@@ -51,13 +56,28 @@ def run(argv: Sequence[str]) -> int:
             draw(artefact, own, words_for(artefact, words))
         else:
             missing.append(artefact.name)
-    table2.draw({key: value for key, value in words.items() if key not in ("model", "scale", "seed")})
-    fig4.draw(plan.output_dir)
-    path = write_results([folder_of(plan), plan.output_dir / "paper" / "toy"], folder_of(plan))
+    table2.table2(plan.config, {key: value for key, value in words.items() if key.startswith("dataset")})
+    toy = plan.output_dir / "paper" / "toy"
+    if not (toy / "fig4.json").exists():
+        own = [f"{key.removeprefix(TOY)}={value}" for key, value in argued.items() if key.startswith(TOY)]
+        draw_toy([*own, f"output_dir={plan.output_dir}"])
+    path = write_results([folder_of(plan), toy], folder_of(plan))
     print(f"results  {path}")
     if missing:
         print(f"not drawn, for want of runs: {', '.join(missing)}; the same command tries them again", file=sys.stderr)
     return 1 if missing else 0
+
+
+def draw_toy(words: Sequence[str]) -> None:
+    """Figure 4.
+
+    Raises:
+        ValueError: a word is wrong.
+    """
+    configs = compose_jobs(list(words), "toy")
+    assert configs is not None
+    fig4.check_options(configs[0])
+    fig4.act(configs[0], words)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ The paper's claims are asked of every model: SE does not scale, ME does, and the
 and Avazu every AUC also stands beside the paper's.
 """
 
+import statistics
 import sys
 from typing import Any
 
@@ -134,9 +135,9 @@ def beside_the_paper(runs: Runs) -> tuple[Table, pl.DataFrame, str]:
         paper = paper_cell(runs.dataset, cell.model, cell.embed, cell.scale)
         if paper is None:
             continue
-        values = [test_auc(run) for run in by_seed.values()]
+        values = {seed: test_auc(run) for seed, run in by_seed.items()}
         found, verdict = reached(values, paper)
-        ours = sum(values) / len(values)
+        ours = statistics.fmean(values.values())
         label = "base" if cell.scale == 1 else f"{cell.embed.upper()} {cell.scale}x"
         numbers = (f"{ours:.5f}", f"{paper.mean:.5f} ±{paper.sd:.5f}", found.text(5))
         table.add_row(NAMES.get(cell.model, cell.model), label, *numbers, f"n={len(values)}", verdict)
