@@ -155,7 +155,7 @@ def test_the_words_are_honest(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr().out
     assert "6 runs: 2 there, 4 missing, about " in printed and ", 1 at once" in printed
     assert "(from a speed test of this machine; may be off by a factor of 3)" in printed
-    assert "epochs with ? are a guess (trainer.patience + 2)" in printed and "2?" in printed
+    assert "epochs with ? are a guess, patience + 2 or max_epochs" in printed and "2?" in printed
     away = replace(found, elsewhere="slurm")
     assert "but launch=slurm decides" in summary(away) and isinstance(away, Price)
 
