@@ -210,7 +210,7 @@ def summary(price: Price) -> str:
         else f"{price.at_once} at once",
     ]
     unknown = any(not run.epochs_known for run in price.missing)
-    said = f"epochs with ? are a guess, patience + {MORE_EPOCHS} or max_epochs: no such run is finished, it may be many more"
+    said = f"epochs with ? are a guess, patience + {MORE_EPOCHS} or max_epochs: no run is finished, it may be many more"
     return ", ".join(parts) + (f"\n{said}" if unknown else "")
 
 
