@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-.PHONY: help install demo test test-slow test-faults test-gpu lint docs bench clean
+DATASET ?= mini
+SEEDS ?= 0,1,2
+WORDS ?=
+.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## SE against ME at four times the size on built-in data (about 2 minutes on 2 cores)
 	$(BIN)/python -m recsys_collapse.run -m experiment=demo
+
+paper: $(STAMP)  ## every figure and table of the paper: make paper DATASET=mini SEEDS=0,1,2 WORDS='model=dcnv2 --plan'
+	$(BIN)/python -m experiments.paper dataset=$(DATASET) seed=$(SEEDS) $(WORDS)
 
 test: $(STAMP)  ## the test suite (a few minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2

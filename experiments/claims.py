@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
-from rich.table import Table
-
 from recsys_collapse.stats import Interval, holm, minimum_detectable, not_above
+from rich.table import Table
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable"
 ALPHA = 0.05
@@ -47,21 +46,19 @@ class Claim:
             return self.p_value
         if self.interval.standard_error is None:
             return None
-        return self.interval.p_value if self.margin is None else not_above(self.interval, self.margin).p_value
+        return self.interval.p_value if self.margin is None else not_above(self.interval, self.margin)
 
     @property
     def detectable(self) -> float | None:
         """The smallest difference that would have been found with a power of 80%."""
-        return None if self.interval.standard_error is None else minimum_detectable(self.interval)
+        return minimum_detectable(self.interval)
 
     def row(self) -> dict[str, Any]:
         """For machines."""
         known = asdict(self)
         del known["interval"], known["digits"], known["above"]
-        interval = self.interval
-        ends = (None, None) if interval.standard_error is None else (interval.low, interval.high)
-        numbers = {"estimate": interval.estimate, "low": ends[0], "high": ends[1], "detectable": self.detectable}
-        return {**known, **numbers}
+        numbers = {name: getattr(self.interval, name) for name in ("estimate", "low", "high")}
+        return {**known, **numbers, "detectable": self.detectable}
 
 
 def decided(claims: Sequence[Claim]) -> list[Claim]:
@@ -78,7 +75,8 @@ def _verdict(claim: Claim, p: float | None) -> str:
     if p is None:
         return OPEN
     if claim.margin is not None:
-        return HOLDS if p < ALPHA else FAILS if claim.interval.low > claim.margin else OPEN
+        low = claim.interval.low
+        return HOLDS if p < ALPHA else FAILS if low is not None and low > claim.margin else OPEN
     if p >= ALPHA:
         return OPEN
     return HOLDS if (claim.interval.estimate > 0) == claim.above else FAILS
@@ -87,8 +85,8 @@ def _verdict(claim: Claim, p: float | None) -> str:
 def claim_table(claims: Sequence[Claim], title: str) -> Table:
     """For people."""
     caption = (
-        "± half the 95% interval; detectable: the smallest difference found with a power of 80%; p: two-sided, Holm's over "
-        "the lines of a claim"
+        "± half the 95% interval; detectable: the smallest difference found with a power of 80%; p: two-sided, Holm's "
+        "over the lines of a claim"
     )
     table = Table(title=title, caption=caption)
     for name in ("the paper's claim", "of", "measured"):

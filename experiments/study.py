@@ -1,4 +1,4 @@
-"""From words to figures: which runs an artefact of the paper needs, what they cost, those that are missing, its drawing.
+"""From words to figures: which runs an artefact of the paper needs, what they cost, those that are missing, drawing.
 
 `python -m experiments.<name> [key=value ...]`: words are those of `recsys_collapse.run`, and win over
 `conf/experiment/<name>.yaml`. Finished runs are read and not made again. Files go to
@@ -67,6 +67,10 @@ class Output:
         self.console.print(table)
         self.console.print(f"table    {path}", highlight=False, soft_wrap=True)
 
+    def data(self, data: pl.DataFrame, name: str) -> None:
+        """Keep more data behind the artefact's figure."""
+        save_data(data, self.folder, name)
+
     def claim(self, claims: Sequence[Claim]) -> None:
         """Decide claims that belong together, and keep them."""
         self.claims += [replace(claim, artefact=self.artefact) for claim in decided(claims)]
@@ -100,6 +104,8 @@ class Artefact:
     """From the user's words to those of every grid of runs."""
     any_model: bool = False
     """Whether `experiments.paper model=...` chooses its models; the others are about DCNv2, FFM or DNN."""
+    own_scale: bool = False
+    """Whether `experiments.paper scale=...` leaves its size as it is."""
 
 
 def enlarged(words: Words) -> list[Words]:

@@ -142,7 +142,7 @@ def test_what_is_no_contrast() -> None:
         auc_contrast([1], [one, one])
     with pytest.raises(ValueError, match="each of 3 weights: found 2"):
         auc_contrast([1, 1, 1], [one, one])
-    with pytest.raises(ValueError, match="found 0"):
+    with pytest.raises(ValueError, match="each of 0 weights: found 0"):
         auc_contrast([], [])
     with pytest.raises(ValueError, match="found 1 positives, 2 negatives"):
         auc_contrast([1], [placements([1, 2, 3], [0, 1, 0])])

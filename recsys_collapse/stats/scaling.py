@@ -156,11 +156,9 @@ class _Power:
 
 def _alpha_interval(power: _Power, alpha: float, free: int) -> tuple[tuple[float, float] | None, str | None]:
     """All alpha whose squares the data do not exclude, or the reason why that is no interval."""
-    spare = len(power.loss_P) - free
-    if spare < 1:
-        return None, f"{len(power.loss_P)} points, {free} parameters"
     if power.linear(alpha)[1] == 0:
         return None, "the loss does not fall with the size"
+    spare = len(power.loss_P) - free  # 1 or more: 4 points, 3 parameters
     limit = max(power.squares(alpha), _least(power.loss_P)) * (1 + float(stdtrit(spare, 0.975)) ** 2 / spare)
     tried = np.sort(np.append(ALPHAS, alpha))
     (inside,) = np.nonzero([power.squares(one) <= limit for one in tried])

@@ -1,0 +1,96 @@
+"""Figure 1: larger single embeddings do not help (a), and most of their singular values are small (b).
+
+(b) is the largest of the given sizes, every field whose table has at least as many rows as columns, at the best epoch.
+The paper calls most singular values "significantly small" and gives no number: here small is below a tenth of the
+largest, and most is more than half of a field's, mean over fields. The dashed line is a new table.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from experiments.auc import auc_frame
+from experiments.claims import Claim
+from experiments.drawing import look, panels
+from experiments.found import NAMES, Runs
+from experiments.lines import draw_lines, test_auc
+from experiments.study import Artefact, Output, main
+from recsys_collapse.stats import student
+
+SMALL = 0.1
+
+
+def draw(runs: Runs, output: Output) -> None:
+    """Both panels, and a claim for each model."""
+    spectra = spectrum_frame(runs)
+    with panels(1, 2, size=(3.4, 2.7)) as (figure, axes):
+        draw_lines(axes[0, 0], {NAMES.get(m, m): runs.line(m, "se") for m in runs.models}, test_auc)
+        axes[0, 0].set(ylabel="test AUC", title="(a) single-embedding")
+        draw_spectra(axes[0, 1], runs, spectra)
+    output.figure(figure, spectra)
+    output.data(auc_frame(runs), "fig1a")
+    claims = []
+    for model in runs.models:
+        most = student([small(own) - 0.5 for own in _by_seed(spectra, model, "best").values()])
+        quantity = f"share of singular values below {SMALL} of the largest, {runs.scales[-1]}x, - 1/2"
+        claims.append(Claim("most singular values are small", NAMES.get(model, model), quantity, most, digits=3))
+    output.claim(claims)
+
+
+def spectrum_frame(runs: Runs) -> pl.DataFrame:
+    """sigma_k / sigma_1 of the largest SE: model, seed, epoch (initialisation, best), field, k, relative."""
+    frames = []
+    for model in runs.models:
+        for seed, run in runs.of(model, "se", runs.scales[-1]).items():
+            for word, epoch in (("initialisation", -1), ("best", run["best_epoch"])):
+                own = runs.frame(run, "spectra", epoch).filter(pl.col("embedding_set").is_null())
+                full = own.filter(pl.len().over("field") == run["num_sets"] * run["embed_size"])
+                own = full if len(full) else own  # a small data set may have no field with so many ids
+                largest = pl.col("singular_value").max().over("field")
+                frames.append(
+                    own.select(
+                        pl.lit(model).alias("model"),
+                        pl.lit(seed).alias("seed"),
+                        pl.lit(word).alias("epoch"),
+                        "field",
+                        (pl.col("index") + 1).alias("k"),
+                        (pl.col("singular_value") / largest).alias("relative"),
+                    )
+                )
+    return pl.concat(frames)
+
+
+def _by_seed(spectra: pl.DataFrame, model: str, epoch: str) -> dict[int, pl.DataFrame]:
+    own = spectra.filter((pl.col("model") == model) & (pl.col("epoch") == epoch))
+    return {int(seed): group for (seed,), group in own.group_by("seed")}
+
+
+def small(own: pl.DataFrame) -> float:
+    """Mean over fields of the share of small singular values."""
+    share = own.group_by("field").agg((pl.col("relative") < SMALL).mean())["relative"].mean()
+    assert isinstance(share, float)
+    return share
+
+
+def draw_spectra(axes: Any, runs: Runs, spectra: pl.DataFrame) -> None:
+    """First seed: a line for each field of the first model, and the median of its initialisation."""
+    model = "dcnv2" if "dcnv2" in runs.models else runs.models[0]
+    seed = min(_by_seed(spectra, model, "best"))
+    own, start = (_by_seed(spectra, model, epoch)[seed] for epoch in ("best", "initialisation"))
+    for _, line in own.group_by("field", maintain_order=True):
+        axes.plot(line["k"].to_numpy(), line["relative"].to_numpy(), color=look(0)["color"], alpha=0.5, linewidth=0.9)
+    axes.plot([], [], color=look(0)["color"], label="every field, trained")
+    median = start.group_by("k").agg(pl.col("relative").median()).sort("k")
+    axes.plot(median["k"].to_numpy(), median["relative"].to_numpy(), "k--", label="initialisation, median")
+    lowest = float(np.nanmin(own.filter(pl.col("relative") > 0)["relative"].to_numpy()))
+    axes.set(yscale="log", ylim=(max(lowest / 1.5, 1e-5), 1.3), xlabel="k", ylabel="$\\sigma_k / \\sigma_1$")
+    axes.set_title(f"(b) {NAMES.get(model, model)} {runs.scales[-1]}x")
+    axes.legend()
+
+
+ARTEFACT = Artefact("fig1", draw, any_model=True)
+
+if __name__ == "__main__":
+    sys.exit(main(ARTEFACT, __doc__))

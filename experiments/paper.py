@@ -1,0 +1,94 @@
+"""Every figure and table of the paper on one data set: what is missing is run, all drawn, RESULTS.md says what holds.
+
+    python -m experiments.paper dataset=mini seed=0,1,2 [model=dcnv2,dnn] [scale=1,2,4,10] [--plan]
+
+`model=` and `scale=` choose those of the tables and curves; artefacts about one model keep it, those about the enlarged
+model take the largest scale. Runs that several artefacts need are made once. `toy.seeds=2`: words of the toy experiment
+(`experiments.fig4`), which is done once for an output directory.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, table1, table2
+from experiments.results import write_results
+from experiments.study import PLAN_ONLY, Artefact, Words, draw, folder_of, parse, plan_of, run_missing, union
+from recsys_collapse.launch.plan import Plan, compose_jobs
+from recsys_collapse.run import guarded
+from recsys_collapse.runs.records import read_result
+
+ARTEFACTS = tuple(module.ARTEFACT for module in (table1, fig1, fig2, fig3, fig5, fig6, fig8a, fig8b, fig8c, fig8d))
+
+
+TOY = "toy."
+
+
+def words_for(artefact: Artefact, words: Words) -> Words:
+    """Those of the user's words that are about this artefact."""
+    left_out = {*(() if artefact.any_model else ("model",)), *(("scale",) if artefact.own_scale else ())}
+    return {key: value for key, value in words.items() if key not in left_out}
+
+
+def plans_of(words: Words) -> dict[str, Plan]:
+    """Of every artefact, in one group.
+
+    Raises:
+        ValueError: a word is wrong.
+    """
+    together = {"group": "paper", **words}
+    return {artefact.name: plan_of(artefact, words_for(artefact, together)) for artefact in ARTEFACTS}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan, price, run, draw; 1 if something is missing in the end."""
+    argued, only_plan = parse([word for word in argv if word != PLAN_ONLY]), PLAN_ONLY in argv
+    words = {key: value for key, value in argued.items() if not key.startswith(TOY)}
+    plans = plans_of(words)
+    plan = union(list(plans.values()))
+    run_missing(plan, only_plan)
+    if only_plan:
+        return 0
+    missing = []
+    for artefact in ARTEFACTS:
+        own = plans[artefact.name]
+        if all(read_result(job.run_dir, job.run_id) is not None for job in own.jobs):
+            draw(artefact, own, words_for(artefact, words))
+        else:
+            missing.append(artefact.name)
+    table2.table2(plan.config, {key: value for key, value in words.items() if key.startswith("dataset")})
+    toy = plan.output_dir / "paper" / "toy"
+    if not (toy / "fig4.json").exists():
+        own = [f"{key.removeprefix(TOY)}={value}" for key, value in argued.items() if key.startswith(TOY)]
+        draw_toy([*own, f"output_dir={plan.output_dir}"])
+    path = write_results([folder_of(plan), toy], folder_of(plan))
+    print(f"results  {path}")
+    if missing:
+        print(f"not drawn, for want of runs: {', '.join(missing)}; the same command tries them again", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def draw_toy(words: Sequence[str]) -> None:
+    """Figure 4.
+
+    Raises:
+        ValueError: a word is wrong.
+    """
+    configs = compose_jobs(list(words), "toy")
+    assert configs is not None
+    fig4.check_options(configs[0])
+    fig4.act(configs[0], words)
+
+
+def main() -> int:
+    """The command; its exit code."""
+    argv = sys.argv[1:]
+    if {"-h", "--help"} & {*argv}:
+        print(__doc__.strip())
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return guarded("experiments.paper", lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

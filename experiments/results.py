@@ -1,0 +1,190 @@
+"""RESULTS.md: the paper's claims, one by one, on every data set that `experiments.paper` was run on.
+
+    python -m experiments.results outputs/paper/amazon_access outputs/paper/mini outputs/paper/toy --to experiments
+
+Made from the files that artefacts leave (`<name>.json`, CSV, PNG), which are copied beside it: `results/<dataset>/`. No
+sentence about a result is written by hand.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from experiments.found import NAMES
+from recsys_collapse.runs.durable import write_text
+
+HEAD = """# What the paper claims, and what these runs say
+
+Made by `{command}`; nothing here is written by hand. Every artefact has the command
+that makes its runs, its figure and its lines; the data behind each is in `{folder}`.
+
+"holds" and "does not hold": the number is significantly on one side (p < .05, two-sided, adjusted by Holm over the
+lines of a claim in a data set). "not decidable": these runs cannot tell; "detectable" is the smallest difference that
+they would have shown with a power of 80%. ± is half a 95% interval over seeds, or, where it says so, over seeds and
+test rows.
+"""
+KNOWN = {
+    "amazon_access": "Amazon.com Employee Access Challenge (Kaggle, 2013; public; not part of this repository)",
+    "mini": "built-in synthetic data with four planted interaction patterns (docs/synthetic.md)",
+    "tiny": "built-in synthetic data for smoke tests: its numbers mean nothing",
+    "toy": "the toy experiment of Figure 4: three fields, no data set",
+}
+ORDER = ("table2", "table1", *(f"fig{n}" for n in ("1", "2", "3", "4", "5", "6", "8a", "8b", "8c", "8d")))
+VERDICTS = {"holds": "**holds**", "does not hold": "does **not** hold", "not decidable": "not decidable"}
+
+
+def artefacts_of(folder: Path) -> list[dict[str, Any]]:
+    """The contents of `<name>.json`, in the paper's order.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise ValueError(f"{folder}: no artefacts there; expected a folder that experiments.paper or fig4 wrote")
+    return sorted(found, key=lambda one: ORDER.index(one["artefact"]) if one["artefact"] in ORDER else len(ORDER))
+
+
+def write_results(folders: Sequence[Path], to: Path) -> Path:
+    """RESULTS.md in `to`; figures and data are copied to `to`/results unless they lie in `to` itself. Its path."""
+    contents = {folder: artefacts_of(folder) for folder in folders}
+    command = "python -m experiments.results " + " ".join(f"outputs/paper/{folder.name}" for folder in folders)
+    own = [folder for folder in folders if folder.resolve() == to.resolve()]
+    where = "this folder" if own else "results/"
+    parts = [HEAD.format(command=f"{command} --to {to.name}", folder=where), summary(contents)]
+    for folder, artefacts in contents.items():
+        link = "." if folder in own else copied(folder, to)
+        parts.append(section(folder, artefacts, link))
+    path = to / "RESULTS.md"
+    write_text(path, "\n".join(parts))
+    return path
+
+
+def copied(folder: Path, to: Path) -> str:
+    """Copy what RESULTS.md shows and what it was made from, but no PDF or SVG; the relative path."""
+    target = to / "results" / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".csv", ".json", ".png"):
+            shutil.copyfile(path, target / path.name)
+    return f"results/{folder.name}"
+
+
+def summary(contents: dict[Path, list[dict[str, Any]]]) -> str:
+    """Claims by data set: how many lines hold, do not, cannot be decided."""
+    texts: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for folder, artefacts in contents.items():
+        for one in artefacts:
+            for claim in one["claims"]:
+                own = texts.setdefault((one["artefact"], claim["text"]), {})
+                own.setdefault(folder.name, []).append(f"{claim['about']}: {VERDICTS[claim['verdict']]}")
+    names = [folder.name for folder in contents]
+    lines = [f"| | the paper's claim | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for (artefact, text), found in texts.items():
+        cells = ["; ".join(found.get(name, ["–"])) for name in names]
+        lines.append(f"| {artefact} | {escaped(text)} | {' | '.join(map(escaped, cells))} |")
+    return "\n".join(["## In short", "", *lines, ""])
+
+
+def section(folder: Path, artefacts: Sequence[dict[str, Any]], link: str) -> str:
+    """One data set."""
+    lines = [f"## {folder.name}", "", f"{KNOWN.get(folder.name, 'your data')}.", ""]
+    for one in artefacts:
+        seeds = f"{len(one['seeds'])} seeds, " if one["seeds"] else ""
+        runs = f"{len(one['runs'])} runs, " if one["runs"] else ""
+        lines += [f"### {one['artefact']}", "", f"`{one['command']}` ({seeds}{runs}code {one['code_version']})", ""]
+        for name in one["tables"]:
+            lines += [table_of(folder / f"{name}.csv", name), ""]
+        lines += [f"![{name}]({link}/{name}.png)" for name in one["figures"]]
+        lines += [""] if one["figures"] else []
+        lines += [claims_of(one["claims"]), ""] if one["claims"] else []
+        lines += [f"- {note}" for note in one["notes"]] + ([""] if one["notes"] else [])
+    return "\n".join(lines)
+
+
+def claims_of(claims: Sequence[dict[str, Any]]) -> str:
+    """Of one artefact."""
+    names = ("the paper's claim", "of", "measured", "found", "detectable", "p", "verdict")
+    lines = [f"| {' | '.join(names)} |", "|---|---|---|---:|---:|---:|---|"]
+    before = None
+    for claim in claims:
+        text = claim["text"] if claim["text"] != before else ""
+        before = claim["text"]
+        found, detectable = number(claim["estimate"], claim["low"], claim["high"]), claim["detectable"]
+        small = "–" if detectable is None else number(detectable)
+        p = "–" if claim["p_value"] is None else f"{claim['p_value']:.2g}"
+        cells = (text, claim["about"], f"{claim['quantity']} ({claim['sources']})", found, small, p)
+        lines.append(f"| {' | '.join(map(escaped, cells))} | {VERDICTS[claim['verdict']]} |")
+    return "\n".join(lines)
+
+
+def number(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Two significant digits of the half width, or three of the number."""
+    half = None if low is None or high is None else (high - low) / 2
+    size = half if half else abs(value) / 10
+    digits = min(6, max(0, 1 - int(f"{size:e}".partition("e")[2]))) if size else 2
+    return f"{value:.{digits}f}" + ("" if half is None else f" ±{half:.{digits}f}")
+
+
+def table_of(path: Path, name: str) -> str:
+    """A table's CSV as Markdown; those of AUCs as the paper has them."""
+    frame = pl.read_csv(path)
+    return (
+        auc_table(frame, spread=name != "table1")
+        if name.startswith("table") and "test_auc" in frame.columns
+        else plain(frame)
+    )
+
+
+def plain(frame: pl.DataFrame) -> str:
+    """Every column as it is."""
+    lines = [f"| {' | '.join(frame.columns)} |", "|---" * len(frame.columns) + "|"]
+    lines += [f"| {' | '.join('' if v is None else escaped(str(v)) for v in row)} |" for row in frame.iter_rows()]
+    return "\n".join(lines)
+
+
+def auc_table(frame: pl.DataFrame, spread: bool) -> str:
+    """Test AUC by model, SE and ME, and size."""
+    scales = sorted(frame["scale"].unique())
+    lines = [
+        f"| model | | {' | '.join('base' if s == 1 else f'{s}x' for s in scales)} |",
+        "|---|---" + "|---:" * len(scales) + "|",
+    ]
+    for model in [m for m in NAMES if m in frame["model"].to_list()]:
+        for embed in ("se", "me"):
+            own = frame.filter((pl.col("model") == model) & (pl.col("embed") == embed))
+            by_scale = {row["scale"]: row for row in own.iter_rows(named=True)}
+            texts = [auc_text(by_scale[s], spread) if s in by_scale else "" for s in scales]
+            lines.append(f"| {NAMES[model] if embed == 'se' else ''} | {embed.upper()} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def auc_text(row: dict[str, Any], spread: bool) -> str:
+    """Mean, and sample sd over seeds."""
+    return f"{row['test_auc']:.5f}" + (f" ±{row['sd']:.5f}" if spread and row["sd"] is not None else "")
+
+
+def escaped(text: str) -> str:
+    """For a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.results", description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="<output_dir>/paper/<dataset>, one or more")
+    parser.add_argument("--to", type=Path, default=Path("experiments"), help="the folder of RESULTS.md (experiments)")
+    options = parser.parse_args()
+    try:
+        print(write_results(options.folders, options.to))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
