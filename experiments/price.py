@@ -3,7 +3,7 @@
 The time of an epoch comes from the operations of a model and the numbers that it and its optimizer move, at the
 speeds that a short test of this machine finds (`experiments/speed.py`). Finished runs on the same data, this device and
 as many threads correct it by their median of actual / predicted: those of the cell, else of its model, else all.
-They also tell how many epochs a run takes.
+They also tell how many epochs a run takes. What a regularizer adds is known from such runs only.
 """
 
 import json
@@ -43,7 +43,7 @@ class Estimate:
     epochs: float
     epochs_known: bool
     basis: str
-    """Of the seconds: finished runs of its `own` model, of `others`, or the speed `test` alone."""
+    """Of the seconds: finished runs of its `own` model and regularizer, of `others`, or the speed `test` alone."""
     memory: int
     """Bytes while it trains, with its process, without the data."""
     kept: int
@@ -127,7 +127,7 @@ def _estimate(job: Job, data: Data, known: Sequence[Known], machine: Machine) ->
         seconds=epochs * each * ratio + START * (config.launch.name != "in_process"),
         epochs=epochs,
         epochs_known=bool(ended),
-        basis="test" if not timed else "own" if timed[0].cell.model == cell.model else "others",
+        basis="own" if timed and _kind(timed[0].cell) == _kind(cell) else "others" if timed else "test",
         memory=shape.training + 4 * shape.written * trainer.batch_size + PROCESS,
         kept=4 * shape.weights + scores,
         checkpoints=shape.checkpoints,
@@ -171,9 +171,14 @@ def _refuse_disk(runs: Sequence[Estimate], output_dir: Path, at_once: int) -> No
         )
 
 
+def _kind(cell: Cell) -> str:
+    """`dcnv2 unitary`."""
+    return cell.model if cell.regularizer == "none" else f"{cell.model} {cell.regularizer}"
+
+
 def _words(cell: Cell) -> str:
-    """`dcnv2 me 10x unitary`."""
-    return f"{cell.model} {cell.embed} {cell.scale}x" + ("" if cell.regularizer == "none" else f" {cell.regularizer}")
+    """`dcnv2 unitary me 10x`."""
+    return f"{_kind(cell)} {cell.embed} {cell.scale}x"
 
 
 def show_price(price: Price) -> None:
@@ -205,17 +210,15 @@ def summary(price: Price) -> str:
         else f"{price.at_once} at once",
     ]
     unknown = any(not run.epochs_known for run in price.missing)
-    said = (
-        f"epochs with ? are a guess (trainer.patience + {MORE_EPOCHS}), as no such run is finished: it may be many more"
-    )
+    said = f"epochs with ? are a guess, patience + {MORE_EPOCHS} or max_epochs: no run is finished, it may be many more"
     return ", ".join(parts) + (f"\n{said}" if unknown else "")
 
 
 def _basis(price: Price) -> str:
     """What the time rests on."""
     kinds = {run.basis for run in price.missing}
-    others = sorted({run.cell.model for run in price.missing if run.basis == "others"})
+    others = sorted({_kind(run.cell) for run in price.missing if run.basis == "others"})
     found = [f"from {price.used} finished runs"] if kinds & {"own", "others"} else []
-    found += [f"of other models for {', '.join(others)}"] if others else []
+    found += [f"of others for {', '.join(others)}: may be off by a factor of 3"] if others else []
     found += ["from a speed test of this machine; may be off by a factor of 3"] if "test" in kinds else []
     return ", ".join(found)

@@ -29,6 +29,7 @@ from recsys_collapse.trust import check_trusted
 OVERHEAD = 0.003  # seconds of a batch that do not depend on the model: Lightning, cutting the batch
 PASSES = 8  # over every value that a layer writes: it and its gradient written and read, by this layer and the next
 TOUCHED = 8  # passes over every weight: it, its gradient and two moments, each read and written
+GRAM, EIGENVALUES = 24, 240  # operations of a spectrum: 3 variants, 2 and 20 for each number, 4 for float64
 
 
 class Data(NamedTuple):
@@ -62,6 +63,8 @@ class Shape(NamedTuple):
     """Numbers that a forward pass writes for a row."""
     touched: float
     """Weights that a step of the optimizer changes."""
+    measuring: float
+    """Of the spectra after an epoch, in float32 operations that take as long."""
     weights: int
     training: int
     """Bytes of weights, gradients and what the optimizer keeps."""
@@ -140,10 +143,12 @@ def _shape(wanted: str, cardinalities: tuple[int, ...]) -> Shape:
     with _Written() as counter:
         backbone(torch.zeros(2, len(cardinalities), dtype=torch.int32, device="meta"))
     share = sum(min(size, batch_size) for size in cardinalities) / sum(cardinalities)
+    columns = counts["embedding"] / sum(cardinalities)
     return Shape(
         flops=flops_per_sample(backbone),
         written=counter.values // 2,
         touched=counts["dense"] + counts["embedding"] * (share if optimizer.get("sparse_gradients") else 1.0),
+        measuring=GRAM * sum(cardinalities) * columns**2 + EIGENVALUES * len(cardinalities) * columns**3,
         weights=sum(counts.values()),
         training=sum(training_bytes(backbone, optimizer).values()),
         checkpoints=checkpoint_bytes(backbone, optimizer),
@@ -156,7 +161,7 @@ def epoch_seconds(shape: Shape, trainer: Mapping[Any, Any], rows: Mapping[str, i
     each = 3 * shape.flops / machine.flops + PASSES * shape.written / machine.values
     steps = train / trainer["batch_size"] * (TOUCHED * shape.touched / machine.values + OVERHEAD)
     batches = rows["valid"] / trainer["eval_batch_size"] * OVERHEAD
-    return train * each + steps + rows["valid"] * each / 3 + batches
+    return train * each + steps + rows["valid"] * each / 3 + batches + shape.measuring / machine.flops
 
 
 def limits(trainer: Mapping[Any, Any]) -> tuple[int, int]:

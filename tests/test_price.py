@@ -44,7 +44,7 @@ def test_it_grows_with_scale() -> None:
     ]
     for model in ("dnn", "fm"):
         small, large = (found.cells[Cell(model, "se", scale, "none")][0] for scale in (1, 100))
-        assert large.seconds > 2 * small.seconds > 0
+        assert large.seconds > 1.5 * small.seconds > 0
         assert large.memory > small.memory > module.PROCESS
         assert large.kept > 5 * small.kept and large.checkpoints > 5 * small.checkpoints
     assert found.seconds == pytest.approx(sum(run.seconds for run in found.missing))  # one after the other
@@ -53,10 +53,10 @@ def test_it_grows_with_scale() -> None:
 
 def test_the_time_of_an_epoch() -> None:
     (job,) = plan("model=fm", "scale=2", "trainer.evaluations_per_epoch=2").jobs
-    shape = speed.Shape(flops=1000, written=500, touched=1e6, weights=0, training=0, checkpoints=0)
+    shape = speed.Shape(flops=1000, written=500, touched=1e6, measuring=2e9, weights=0, training=0, checkpoints=0)
     rows = {"train": 640, "valid": 8192}
     each = 3 * 1000 / 1e10 + 8 * 500 / 1e9
-    expected = 320 * each + 10 * (8 * 1e6 / 1e9 + 0.003) + 8192 * each / 3 + 0.003
+    expected = 320 * each + 10 * (8 * 1e6 / 1e9 + 0.003) + 8192 * each / 3 + 0.003 + 0.2
     assert speed.epoch_seconds(shape, job.config.trainer, rows, MACHINE) == pytest.approx(expected)
 
 
@@ -88,7 +88,7 @@ def test_finished_runs_of_the_most_alike_correct_it(monkeypatch: pytest.MonkeyPa
         assert new.seconds - module.START == pytest.approx((old.seconds - module.START) * 3.0 * 5 / 2)
     assert [run.basis for run in after.missing] == ["own", "own", "others", "others"]
     assert summary(after).startswith("4 runs: 0 there, 4 missing, about ")
-    assert "(from 3 finished runs, of other models for fm)" in summary(after)
+    assert "(from 3 finished runs, of others for fm: may be off by a factor of 3)" in summary(after)
     assert after.seconds == pytest.approx(sum(run.seconds for run in after.missing) / 2)
 
 
@@ -155,7 +155,7 @@ def test_the_words_are_honest(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr().out
     assert "6 runs: 2 there, 4 missing, about " in printed and ", 1 at once" in printed
     assert "(from a speed test of this machine; may be off by a factor of 3)" in printed
-    assert "epochs with ? are a guess (trainer.patience + 2)" in printed and "2?" in printed
+    assert "epochs with ? are a guess, patience + 2 or max_epochs" in printed and "2?" in printed
     away = replace(found, elsewhere="slurm")
     assert "but launch=slurm decides" in summary(away) and isinstance(away, Price)
 
