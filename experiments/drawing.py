@@ -11,7 +11,7 @@ from recsys_collapse.runs.durable import write
 from recsys_collapse.runs.figure import COLOURS, MARKERS
 
 KINDS = ("pdf", "svg", "png")
-SE, ME, OTHER = COLOURS[0], COLOURS[1], COLOURS[2]
+DASHES = ("-", "--", "-.", ":")
 PANEL = (3.1, 2.5)  # inches: two side by side fill a column pair of a page
 STYLE = {
     "font.size": 9,
@@ -61,7 +61,7 @@ def save(figure: Any, data: pl.DataFrame, folder: Path, name: str) -> list[Path]
 def save_data(data: pl.DataFrame, folder: Path, name: str) -> Path:
     """Write a CSV; its path."""
     path = folder / f"{name}.csv"
-    write(path, lambda file: data.write_csv(file, float_precision=6, float_scientific=None))
+    write(path, lambda file: data.write_csv(file, float_precision=8, float_scientific=None))
     return path
 
 
@@ -74,3 +74,11 @@ def scale_axis(axes: Any, scales: Sequence[int]) -> None:
 def look(number: int) -> dict[str, Any]:
     """Colour and marker of the n-th line of a panel: told apart without colour too."""
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def line_look(number: int) -> dict[str, Any]:
+    """Likewise, and dashes: a line that another one covers can still be seen."""
+    return look(number) | {
+        "linestyle": DASHES[number % len(DASHES)],
+        "markerfacecolor": "white" if number % 2 else None,
+    }

@@ -35,15 +35,18 @@ def draw(runs: Runs, output: Output) -> None:
     """A row of panels for each cell; the law as it is, and with centred tables."""
     found = {cell: measured(runs, cell) for cell in runs.cells}
     fields = max(len(one.fields) for one in found.values())
-    side = max(2.8, 0.16 * fields + 1.2)
-    with panels(len(found), 3, size=(side, side * 0.85)) as (figure, axes):
+    side = max(3.0, 0.16 * fields + 2)
+    with panels(len(found), 3, size=(side, side)) as (figure, axes):
         for row, (cell, one) in zip(axes, found.items(), strict=True):
             draw_row(row, name_of(cell), one)
     output.figure(figure, pl.concat([frame_of(cell, one) for cell, one in found.items()]))
     centred = {cell: measured(runs, cell, centred=True) for cell in runs.cells}
-    output.claim([law_claim(cell, one, "as they are") for cell, one in found.items()])
+    output.claim([law_claim(cell, one, "interaction-collapse law") for cell, one in found.items()])
     output.claim(
-        [law_claim(cell, one, "mean row taken off (control, not in the paper)") for cell, one in centred.items()]
+        [
+            law_claim(cell, one, "... with the mean row taken off (control, not in the paper)")
+            for cell, one in centred.items()
+        ]
     )
 
 
@@ -55,13 +58,12 @@ def measured(runs: Runs, cell: Cell, centred: bool = False) -> Measured:
     return Measured(loaded[0].store.fields, ia_SNN, torch.stack([one.ia_MN[0] for one in each]))
 
 
-def law_claim(cell: Cell, one: Measured, variant: str) -> Claim:
+def law_claim(cell: Cell, one: Measured, text: str) -> Claim:
     """The law on the means over seeds, with its p-value made two-sided."""
     law = collapse_law(one.ia_SNN.nanmean(dim=0), one.ia_SN.nanmean(dim=0))
     each = [
         collapse_law(ia_NN, ia_N, permutations=1).mean_rho for ia_NN, ia_N in zip(one.ia_SNN, one.ia_SN, strict=True)
     ]
-    text = f"interaction-collapse law, tables {variant}"
     quantity = "mean over i of Spearman's rho of IA(E_i→j) and IA(E_j), of means over seeds"
     quantity += f" (single seeds: {min(each):.2f} to {max(each):.2f})"
     two_sided = min(1.0, 2 * min(law.p_value, 1 - law.p_value + 1 / (law.permutations + 1)))

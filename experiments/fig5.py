@@ -13,7 +13,7 @@ import polars as pl
 
 from experiments.auc import MARGIN, auc_frame, contrasts, line_cells, own_base
 from experiments.claims import Claim
-from experiments.drawing import look, panels
+from experiments.drawing import line_look, panels
 from experiments.found import NAMES, Runs, abundance
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
@@ -97,7 +97,7 @@ def draw_epochs(axes: Any, epochs: pl.DataFrame, column: str, words: Callable[[s
         for place, (_, line) in enumerate(own.group_by("seed", maintain_order=True)):
             label = words(kind) if place == 0 else None
             x, y = line["epoch"].to_numpy(), line[column].to_numpy()
-            axes.plot(np.asarray(x), y, label=label, alpha=0.7, **look(number))
+            axes.plot(np.asarray(x), y, label=label, alpha=0.8, **line_look(number))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.legend()

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.drawing import line_look, scale_axis
 from recsys_collapse.stats import student
-
-from experiments.drawing import look, scale_axis
 
 Line = Mapping[int, Mapping[int, dict[str, Any]]]
 """Results by scale and seed, `Runs.line`."""
@@ -21,7 +20,7 @@ def draw_lines(
         half = [interval.half or 0.0 for interval in own.values()]
         shift = 1 + 0.012 * (number - start)  # error bars beside each other
         axes.errorbar(
-            [scale * shift for scale in own], [i.estimate for i in own.values()], half, label=label, **look(number)
+            [scale * shift for scale in own], [i.estimate for i in own.values()], half, label=label, **line_look(number)
         )
     scale_axis(axes, scales)
     axes.legend()

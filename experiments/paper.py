@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, table1, table2
 from experiments.results import write_results
-from experiments.study import PLAN_ONLY, Artefact, Words, draw, folder_of, parse, plan_of, run_missing, union
+from experiments.study import PLAN_ONLY, Artefact, Words, draw, folder_of, parse, plan_of, run_missing, said, union
 from recsys_collapse.launch.plan import Plan, compose_jobs
 from recsys_collapse.run import guarded
 from recsys_collapse.runs.records import read_result
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     if not (toy / "fig4.json").exists():
         own = [f"{key.removeprefix(TOY)}={value}" for key, value in argued.items() if key.startswith(TOY)]
         draw_toy([*own, f"output_dir={plan.output_dir}"])
-    path = write_results([folder_of(plan), toy], folder_of(plan))
+    path = write_results([folder_of(plan), toy], folder_of(plan), said("paper", argued))
     print(f"results  {path}")
     if missing:
         print(f"not drawn, for want of runs: {', '.join(missing)}; the same command tries them again", file=sys.stderr)

@@ -16,12 +16,17 @@ from typing import Any
 import polars as pl
 
 from experiments.found import NAMES
+from experiments.table1 import best
 from recsys_collapse.runs.durable import write_text
 
 HEAD = """# What the paper claims, and what these runs say
 
-Made by `{command}`; nothing here is written by hand. Every artefact has the command
-that makes its runs, its figure and its lines; the data behind each is in `{folder}`.
+Made by
+
+    {command}
+
+Nothing here is written by hand. Every artefact has the command that makes its runs, its figure and its lines; the data
+behind each is in `{folder}` (CSV files of 200 kB and more are not kept there).
 
 "holds" and "does not hold": the number is significantly on one side (p < .05, two-sided, adjusted by Holm over the
 lines of a claim in a data set). "not decidable": these runs cannot tell; "detectable" is the smallest difference that
@@ -35,6 +40,7 @@ KNOWN = {
     "toy": "the toy experiment of Figure 4: three fields, no data set",
 }
 ORDER = ("table2", "table1", *(f"fig{n}" for n in ("1", "2", "3", "4", "5", "6", "8a", "8b", "8c", "8d")))
+LARGE = 200_000  # bytes
 VERDICTS = {"holds": "**holds**", "does not hold": "does **not** hold", "not decidable": "not decidable"}
 
 
@@ -50,13 +56,15 @@ def artefacts_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: ORDER.index(one["artefact"]) if one["artefact"] in ORDER else len(ORDER))
 
 
-def write_results(folders: Sequence[Path], to: Path) -> Path:
-    """RESULTS.md in `to`; figures and data are copied to `to`/results unless they lie in `to` itself. Its path."""
+def write_results(folders: Sequence[Path], to: Path, command: str) -> Path:
+    """RESULTS.md in `to`; figures and data are copied to `to`/results unless they lie in `to` itself. Its path.
+
+    Raises:
+        ValueError: a folder has no artefacts.
+    """
     contents = {folder: artefacts_of(folder) for folder in folders}
-    command = "python -m experiments.results " + " ".join(f"outputs/paper/{folder.name}" for folder in folders)
     own = [folder for folder in folders if folder.resolve() == to.resolve()]
-    where = "this folder" if own else "results/"
-    parts = [HEAD.format(command=f"{command} --to {to.name}", folder=where), summary(contents)]
+    parts = [HEAD.format(command=command, folder="." if own else "results/"), summary(contents)]
     for folder, artefacts in contents.items():
         link = "." if folder in own else copied(folder, to)
         parts.append(section(folder, artefacts, link))
@@ -66,11 +74,11 @@ def write_results(folders: Sequence[Path], to: Path) -> Path:
 
 
 def copied(folder: Path, to: Path) -> str:
-    """Copy what RESULTS.md shows and what it was made from, but no PDF or SVG; the relative path."""
+    """Copy what RESULTS.md shows and what it was made from, but no PDF, SVG or large CSV; the relative path."""
     target = to / "results" / folder.name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".csv", ".json", ".png"):
+        if path.suffix in (".csv", ".json", ".png") and path.stat().st_size < LARGE:
             shutil.copyfile(path, target / path.name)
     return f"results/{folder.name}"
 
@@ -98,7 +106,7 @@ def section(folder: Path, artefacts: Sequence[dict[str, Any]], link: str) -> str
         seeds = f"{len(one['seeds'])} seeds, " if one["seeds"] else ""
         runs = f"{len(one['runs'])} runs, " if one["runs"] else ""
         lines += [f"### {one['artefact']}", "", f"`{one['command']}` ({seeds}{runs}code {one['code_version']})", ""]
-        for name in one["tables"]:
+        for name in [name for name in one["tables"] if name != "table1"]:  # Tables 3 and 4 have its means too
             lines += [table_of(folder / f"{name}.csv", name), ""]
         lines += [f"![{name}]({link}/{name}.png)" for name in one["figures"]]
         lines += [""] if one["figures"] else []
@@ -115,17 +123,19 @@ def claims_of(claims: Sequence[dict[str, Any]]) -> str:
     for claim in claims:
         text = claim["text"] if claim["text"] != before else ""
         before = claim["text"]
-        found, detectable = number(claim["estimate"], claim["low"], claim["high"]), claim["detectable"]
-        small = "–" if detectable is None else number(detectable)
+        half = None if claim["low"] is None else (claim["high"] - claim["low"]) / 2
+        found, detectable = number(claim["estimate"], half), claim["detectable"]
+        small = "–" if detectable is None else number(detectable, half).partition(" ")[0]
         p = "–" if claim["p_value"] is None else f"{claim['p_value']:.2g}"
         cells = (text, claim["about"], f"{claim['quantity']} ({claim['sources']})", found, small, p)
         lines.append(f"| {' | '.join(map(escaped, cells))} | {VERDICTS[claim['verdict']]} |")
     return "\n".join(lines)
 
 
-def number(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Two significant digits of the half width, or three of the number."""
-    half = None if low is None or high is None else (high - low) / 2
+def number(value: float, half: float | None = None) -> str:
+    """Two significant digits of the half width, or three of the number; integers as they are."""
+    if half is None and float(value).is_integer():
+        return f"{value:,.0f}"
     size = half if half else abs(value) / 10
     digits = min(6, max(0, 1 - int(f"{size:e}".partition("e")[2]))) if size else 2
     return f"{value:.{digits}f}" + ("" if half is None else f" ±{half:.{digits}f}")
@@ -134,39 +144,49 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
 def table_of(path: Path, name: str) -> str:
     """A table's CSV as Markdown; those of AUCs as the paper has them."""
     frame = pl.read_csv(path)
-    return (
-        auc_table(frame, spread=name != "table1")
-        if name.startswith("table") and "test_auc" in frame.columns
-        else plain(frame)
-    )
+    is_auc = name.startswith("table") and "test_auc" in frame.columns
+    return auc_table(frame) if is_auc else plain(frame)
 
 
 def plain(frame: pl.DataFrame) -> str:
-    """Every column as it is."""
-    lines = [f"| {' | '.join(frame.columns)} |", "|---" * len(frame.columns) + "|"]
-    lines += [f"| {' | '.join('' if v is None else escaped(str(v)) for v in row)} |" for row in frame.iter_rows()]
+    """Every column, numbers rounded; `x_half` is half the 95% interval of `x`."""
+    names = [name for name in frame.columns if not name.endswith("_half")]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in frame.iter_rows(named=True):
+        texts = [value_text(row[name], row.get(f"{name}_half")) for name in names]
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
-def auc_table(frame: pl.DataFrame, spread: bool) -> str:
-    """Test AUC by model, SE and ME, and size."""
+def value_text(value: Any, half: float | None) -> str:
+    """Of any type."""
+    if value is None:
+        return ""
+    return escaped(value) if isinstance(value, str) else number(value, half or None)
+
+
+def auc_table(frame: pl.DataFrame) -> str:
+    """Mean test AUC and sample sd over seeds by model, SE and ME, and size; the best as `table1.best` has it."""
     scales = sorted(frame["scale"].unique())
-    lines = [
-        f"| model | | {' | '.join('base' if s == 1 else f'{s}x' for s in scales)} |",
-        "|---|---" + "|---:" * len(scales) + "|",
-    ]
+    sizes = " | ".join("base" if scale == 1 else f"{scale}x" for scale in scales)
+    lines = [f"| model | | {sizes} |", "|---|---" + "|---:" * len(scales) + "|"]
     for model in [m for m in NAMES if m in frame["model"].to_list()]:
-        for embed in ("se", "me"):
-            own = frame.filter((pl.col("model") == model) & (pl.col("embed") == embed))
-            by_scale = {row["scale"]: row for row in own.iter_rows(named=True)}
-            texts = [auc_text(by_scale[s], spread) if s in by_scale else "" for s in scales]
+        for embed, mark in (("se", "_"), ("me", "**")):
+            own = frame.filter((pl.col("model") == model) & ((pl.col("embed") == embed) | (pl.col("scale") == 1)))
+            found = best(own)
+            texts = []
+            for scale in scales:
+                row = own.filter(scale=scale)
+                shown = len(row) and (scale > 1 or embed == "se")
+                text = f"{row['test_auc'].item():.5f}{sd_text(row['sd'].item())}" if shown else ""
+                texts.append(f"{mark}{text}{mark}" if shown and scale in found else text)
             lines.append(f"| {NAMES[model] if embed == 'se' else ''} | {embed.upper()} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "Mean ± sample sd over seeds. Best of SE in italics, of ME bold (no test)."])
 
 
-def auc_text(row: dict[str, Any], spread: bool) -> str:
-    """Mean, and sample sd over seeds."""
-    return f"{row['test_auc']:.5f}" + (f" ±{row['sd']:.5f}" if spread and row["sd"] is not None else "")
+def sd_text(sd: float | None) -> str:
+    """With its sign; nothing for one seed."""
+    return "" if sd is None else f" ±{sd:.5f}"
 
 
 def escaped(text: str) -> str:
@@ -181,7 +201,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("experiments"), help="the folder of RESULTS.md (experiments)")
     options = parser.parse_args()
     try:
-        print(write_results(options.folders, options.to))
+        names = " ".join(f"outputs/paper/{folder.name}" for folder in options.folders)
+        print(write_results(options.folders, options.to, f"python -m experiments.results {names}"))
     except ValueError as error:
         parser.error(str(error))
 

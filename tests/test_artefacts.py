@@ -74,9 +74,9 @@ def test_results_have_every_claim_and_its_command(made: Path, tmp_path: Path) ->
         assert all(results.escaped(claim["text"]) in text for claim in found["claims"])
         assert all(f"![{name}](./{name}.png)" in text for name in found["figures"])
     assert "### fig4" in text and "### table2" in text
-    path = results.write_results([made / "paper" / "tiny", made / "paper" / "toy"], tmp_path)
+    path = results.write_results([made / "paper" / "tiny", made / "paper" / "toy"], tmp_path, "made by a test")
     shown = path.read_text()
-    assert "](results/tiny/table1.png)" not in shown and "](results/tiny/fig1.png)" in shown
+    assert "made by a test" in shown and "](results/tiny/fig1.png)" in shown
     linked = [word.partition(")")[0] for word in shown.split("](")[1:]]
     assert linked and all((tmp_path / name).is_file() for name in linked)
     assert {path.suffix for path in (tmp_path / "results" / "tiny").iterdir()} == {".csv", ".json", ".png"}
