@@ -11,14 +11,15 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, table1, table2
+from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, scaling, table1, table2
 from experiments.results import write_results
 from experiments.study import PLAN_ONLY, Artefact, Words, draw, folder_of, parse, plan_of, run_missing, said, union
 from recsys_collapse.launch.plan import Plan, compose_jobs
 from recsys_collapse.run import guarded
 from recsys_collapse.runs.records import read_result
 
-ARTEFACTS = tuple(module.ARTEFACT for module in (table1, fig1, fig2, fig3, fig5, fig6, fig8a, fig8b, fig8c, fig8d))
+MODULES = (table1, fig1, fig2, fig3, fig5, fig6, fig8a, fig8b, fig8c, fig8d, scaling)
+ARTEFACTS = tuple(module.ARTEFACT for module in MODULES)
 
 
 TOY = "toy."

@@ -39,7 +39,7 @@ KNOWN = {
     "tiny": "built-in synthetic data for smoke tests: its numbers mean nothing",
     "toy": "the toy experiment of Figure 4: three fields, no data set",
 }
-ORDER = ("table2", "table1", *(f"fig{n}" for n in ("1", "2", "3", "4", "5", "6", "8a", "8b", "8c", "8d")))
+ORDER = ("table2", "table1", *(f"fig{n}" for n in ("1", "2", "3", "4", "5", "6", "8a", "8b", "8c", "8d")), "scaling")
 LARGE = 200_000  # bytes
 VERDICTS = {"holds": "**holds**", "does not hold": "does **not** hold", "not decidable": "not decidable"}
 

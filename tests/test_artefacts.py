@@ -34,8 +34,9 @@ def test_every_artefact_leaves_figures_data_and_claims(artefact: Artefact, made:
     for name in found["figures"]:
         assert all((folder / f"{name}.{kind}").stat().st_size > 1000 for kind in ("pdf", "svg", "png"))
         assert len(pl.read_csv(folder / f"{name}.csv", infer_schema_length=None)) > 1
-    assert found["claims"] and all(claim["verdict"] in results.VERDICTS for claim in found["claims"])
-    assert {claim["artefact"] for claim in found["claims"]} == {artefact.name}
+    assert found["claims"] or artefact.name == "scaling"  # which is not in the paper
+    assert all(claim["verdict"] in results.VERDICTS for claim in found["claims"])
+    assert {claim["artefact"] for claim in found["claims"]} <= {artefact.name}
     assert set(found["runs"]) <= {run["run_name"] for run in scan(made)}
     assert (
         found["command"].startswith(f"python -m experiments.{artefact.name} ") and "output_dir" not in found["command"]
@@ -45,7 +46,9 @@ def test_every_artefact_leaves_figures_data_and_claims(artefact: Artefact, made:
 @every_artefact
 def test_every_artefact_has_its_lab_notes(artefact: Artefact) -> None:
     text = (ROOT / "conf" / "experiment" / f"{artefact.name}.yaml").read_text()
-    assert f"python -m experiments.{artefact.name} " in text and ("Figure" in text or "Table" in text)
+    assert f"python -m experiments.{artefact.name} " in text and (
+        "Figure" in text or "Table" in text or "Not in the paper" in text
+    )
     assert OmegaConf.create(text).hydra.sweeper.params.seed == "0,1,2"
 
 
