@@ -1,5 +1,7 @@
 """Figure 1: larger single embeddings do not help (a), and most of their singular values are small (b).
 
+Whether AUC grows with them is asked by `experiments.table1`; here, whether information abundance falls.
+
 (b) is the largest of the given sizes, every field whose table has at least as many rows as columns, at the best epoch.
 The paper calls most singular values "significantly small" and gives no number: here small is below a tenth of the
 largest, and most is more than half of a field's, mean over fields. The dashed line is a new table.
@@ -14,10 +16,10 @@ import polars as pl
 from experiments.auc import auc_frame
 from experiments.claims import Claim
 from experiments.drawing import look, panels
-from experiments.found import NAMES, Runs
+from experiments.found import NAMES, Runs, abundance
 from experiments.lines import draw_lines, test_auc
 from experiments.study import Artefact, Output, main
-from recsys_collapse.stats import student
+from recsys_collapse.stats import slope_weights, student
 
 SMALL = 0.1
 
@@ -36,7 +38,17 @@ def draw(runs: Runs, output: Output) -> None:
         most = student([small(own) - 0.5 for own in _by_seed(spectra, model, "best").values()])
         quantity = f"share of singular values below {SMALL} of the largest, {runs.scales[-1]}x, - 1/2"
         claims.append(Claim("most singular values are small", NAMES.get(model, model), quantity, most, digits=3))
-    output.claim(claims)
+    output.claim([*claims, *(falling(runs, model) for model in runs.models if len(runs.line(model, "se")) > 1)])
+
+
+def falling(runs: Runs, model: str) -> Claim:
+    """Whether larger tables collapse more: the slope of IA / random over the doublings of the size, of every seed."""
+    line = runs.line(model, "se")
+    seeds = set.intersection(*({*by_seed} for by_seed in line.values()))
+    weights = slope_weights([(scale, False) for scale in line])["se"]
+    slopes = [sum(w * abundance(line[scale][seed]) for w, scale in zip(weights, line, strict=True)) for seed in seeds]
+    text, quantity = "larger single embeddings collapse more", "IA / random per doubling of the size"
+    return Claim(text, NAMES.get(model, model), quantity, student(slopes), digits=3, above=False)
 
 
 def spectrum_frame(runs: Runs) -> pl.DataFrame:
