@@ -3,8 +3,8 @@
 At the same "10x", SE and ME have equal tables, but ME has a tenth of SE's cross weights and other FLOPs, so there are
 three axes: all parameters, those outside the tables, FLOPs per sample. On data whose answer is known the loss is the
 regret: log-loss above the best possible, whose floor is 0; elsewhere no floor is known. It is that of the epoch of the
-best validation AUC. The law is chosen by AICc among flat, log-linear and a power law (`stats.fit_scaling`); every run is
-a point.
+best validation AUC. The law is chosen by AICc among flat, log-linear and a power law (`stats.fit_scaling`); every run
+is a point.
 """
 
 import sys
