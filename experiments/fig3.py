@@ -5,6 +5,7 @@ finished runs, means over seeds. The interaction-collapse law is asked of these 
 of IA(E_i^{->j}) and IA(E_j) over j, its mean over i, against permutations of the fields (`similarity.collapse_law`).
 """
 
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from experiments.claims import Claim
 from experiments.drawing import look, panels
 from experiments.fig2 import name_of
 from experiments.found import Cell, Runs
-from experiments.study import Artefact, Output, main
+from experiments.output import Output
+from experiments.study import Artefact, main
 from experiments.sub_embeddings import sub_embeddings
 from recsys_collapse.callback.figures import heat_map, ticks
 from recsys_collapse.similarity import axis_sums, collapse_law
@@ -41,13 +43,12 @@ def draw(runs: Runs, output: Output) -> None:
             draw_row(row, name_of(cell), one)
     output.figure(figure, pl.concat([frame_of(cell, one) for cell, one in found.items()]))
     centred = {cell: measured(runs, cell, centred=True) for cell in runs.cells}
-    output.claim([law_claim(cell, one, "interaction-collapse law") for cell, one in found.items()])
-    output.claim(
-        [
-            law_claim(cell, one, "... with the mean row taken off (control, not in the paper)")
-            for cell, one in centred.items()
-        ]
-    )
+    laws = [law_claim(cell, one, "interaction-collapse law") for cell, one in found.items()]
+    control = "... with the mean row taken off (control, not in the paper)"
+    laws += [law_claim(cell, one, control) for cell, one in centred.items()]
+    output.claim([law for law in laws if law is not None])
+    if None in laws:
+        output.notes.append("the law is asked of 3 fields or more that have different information abundance")
 
 
 def measured(runs: Runs, cell: Cell, centred: bool = False) -> Measured:
@@ -58,15 +59,18 @@ def measured(runs: Runs, cell: Cell, centred: bool = False) -> Measured:
     return Measured(loaded[0].store.fields, ia_SNN, torch.stack([one.ia_MN[0] for one in each]))
 
 
-def law_claim(cell: Cell, one: Measured, text: str) -> Claim:
-    """The law on the means over seeds, with its p-value made two-sided."""
-    law = collapse_law(one.ia_SNN.nanmean(dim=0), one.ia_SN.nanmean(dim=0))
+def law_claim(cell: Cell, one: Measured, text: str) -> Claim | None:
+    """The law on the means over seeds, with its p-value made two-sided; None with too few fields."""
+    ia_NN, ia_N = one.ia_SNN.nanmean(dim=0), one.ia_SN.nanmean(dim=0)
+    law = collapse_law(ia_NN, ia_N)
+    if not math.isfinite(law.p_value):
+        return None
     each = [
         collapse_law(ia_NN, ia_N, permutations=1).mean_rho for ia_NN, ia_N in zip(one.ia_SNN, one.ia_SN, strict=True)
     ]
     quantity = "mean over i of Spearman's rho of IA(E_i→j) and IA(E_j), of means over seeds"
     quantity += f" (single seeds: {min(each):.2f} to {max(each):.2f})"
-    two_sided = min(1.0, 2 * min(law.p_value, 1 - law.p_value + 1 / (law.permutations + 1)))
+    two_sided = min(1.0, 2 * min(law.p_value, collapse_law(-ia_NN, ia_N).p_value))
     interval = Interval(law.mean_rho, None)
     return Claim(text, name_of(cell), quantity, interval, digits=2, p_value=two_sided, sources="permuted fields")
 

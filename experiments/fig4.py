@@ -24,7 +24,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.table import Table
 
-from experiments.study import Output, parse, said
+from experiments.output import Output
+from experiments.words import parse, said
 from recsys_collapse.config import config_dir
 from recsys_collapse.launch.plan import compose_jobs
 from recsys_collapse.launch.signals import Interrupted, end_on_signals

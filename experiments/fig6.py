@@ -2,12 +2,13 @@
 
 import sys
 
-from experiments.auc import auc_frame, contrasts, line_cells, own_base
-from experiments.claims import Claim
+from experiments.auc import auc_frame, contrasts, line_cells, slopes
+from experiments.claims import BELOW, Claim
 from experiments.drawing import panels
 from experiments.found import NAMES, Runs, abundance
-from experiments.lines import draw_lines, test_auc
-from experiments.study import Artefact, Output, main
+from experiments.lines import AUC_LABEL, draw_lines, test_auc
+from experiments.output import Output
+from experiments.study import Artefact, main
 from experiments.table1 import BOTH, PER_DOUBLING
 from recsys_collapse.stats import paired
 
@@ -16,30 +17,33 @@ WITH, WITHOUT = "dcnv2", "dnn"
 
 def draw(runs: Runs, output: Output) -> None:
     """AUC and information abundance by embedding size, and the claims."""
+    if missing := {WITH, WITHOUT} - {*runs.models}:
+        raise ValueError(f"no runs of {', '.join(missing)}: expected model={WITH},{WITHOUT}, which are compared")
     lines = {NAMES[model]: runs.line(model, "se") for model in (WITH, WITHOUT)}
     with panels(1, 2) as (figure, axes):
         draw_lines(axes[0, 0], lines, test_auc)
         draw_lines(axes[0, 1], lines, abundance)
-        axes[0, 0].set(title="(a)", ylabel="test AUC")
+        axes[0, 0].set(title="(a)", ylabel=AUC_LABEL)
         axes[0, 1].set(title="(b)", ylabel="IA / random")
     frame = auc_frame(runs)
     output.figure(figure, frame)
-    if len(runs.scales) > 1:
-        output.claim(claims(runs))
+    output.claim(claims(runs))
 
 
 def claims(runs: Runs) -> list[Claim]:
-    """IA at the largest size; the slopes."""
+    """IA at the largest size; the slopes, if there are several sizes."""
     top = runs.scales[-1]
     one, other = ({s: abundance(run) for s, run in runs.of(model, "se", top).items()} for model in (WITH, WITHOUT))
-    slopes = contrasts(runs, own_base(*(line_cells(runs, model, "se") for model in (WITH, WITHOUT))))
     both = f"{NAMES[WITHOUT]} - {NAMES[WITH]}"
-    less, worse = "DNN collapses less than DCNv2", "... yet scales worse"
-    return [
-        Claim(less, both, f"IA / random at {top}x", paired(other, one), digits=3),
-        Claim("DNN gets worse with size", "DNN", PER_DOUBLING, slopes["other"], above=False, sources=BOTH),
-        Claim(worse, both, PER_DOUBLING, slopes["difference"], above=False, sources=BOTH),
-    ]
+    made = [Claim("DNN collapses less than DCNv2", both, f"IA / random at {top}x", paired(other, one), 3)]
+    lines = [line_cells(runs, model, "se") for model in (WITH, WITHOUT)]
+    if min(map(len, lines)) > 1:
+        found = contrasts(runs, slopes(*lines))
+        made += [
+            Claim("DNN gets worse with size", "DNN", PER_DOUBLING, found["other"], kind=BELOW, sources=BOTH),
+            Claim("... and scales worse", both, PER_DOUBLING, found["difference"], kind=BELOW, sources=BOTH),
+        ]
+    return made
 
 
 ARTEFACT = Artefact("fig6", draw)

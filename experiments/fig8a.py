@@ -13,7 +13,9 @@ from experiments.claims import Claim
 from experiments.drawing import panels
 from experiments.fig2 import draw_fields, field_frame, name_of
 from experiments.found import NAMES, Cell, Runs, abundance
-from experiments.study import Artefact, Output, enlarged, main
+from experiments.output import Output
+from experiments.study import Artefact, main
+from experiments.words import several_sets
 from recsys_collapse.stats import Interval, paired
 
 
@@ -46,10 +48,10 @@ def at_the_same_epoch(runs: Runs, se: dict[int, dict[str, Any]], me: dict[int, d
         epoch = min(se[seed]["best_epoch"], me[seed]["best_epoch"])
         for own, run in zip(values, (me[seed], se[seed]), strict=True):
             own[seed] = runs.epochs(run).row(by_predicate=pl.col("epoch") == epoch, named=True)["ia_relative"]
-    return paired(*values)
+    return paired(values[0], values[1])
 
 
-ARTEFACT = Artefact("fig8a", draw, grids=enlarged)
+ARTEFACT = Artefact("fig8a", draw, grids=several_sets)
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

@@ -6,14 +6,16 @@ Sets differ by chance even before training, so how much they do is compared with
 import sys
 
 import polars as pl
-from recsys_collapse.stats import paired
 
 from experiments.claims import Claim
 from experiments.drawing import panels
 from experiments.fig2 import METRIC, field_frame, name_of
 from experiments.found import Runs
-from experiments.study import Artefact, Output, enlarged, main
+from experiments.output import Output
+from experiments.study import Artefact, main
+from experiments.words import several_sets
 from recsys_collapse.callback.figures import heat_map
+from recsys_collapse.stats import paired
 
 
 def draw(runs: Runs, output: Output) -> None:
@@ -48,7 +50,7 @@ def draw(runs: Runs, output: Output) -> None:
 
 
 def spread_of(collapse: pl.DataFrame) -> float:
-    """Sample standard deviation over sets of IA / random, mean over fields with more than one row."""
+    """Sample standard deviation over sets of IA / random, mean over fields."""
     own = collapse.filter((pl.col("metric") == METRIC) & pl.col("embedding_set").is_not_null())
     relative = own.with_columns((pl.col("value") / pl.col("random_value")).alias("relative"))
     found = relative.group_by("field").agg(pl.col("relative").std())["relative"].mean()
@@ -56,7 +58,7 @@ def spread_of(collapse: pl.DataFrame) -> float:
     return found
 
 
-ARTEFACT = Artefact("fig8b", draw, grids=enlarged)
+ARTEFACT = Artefact("fig8b", draw, grids=several_sets)
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

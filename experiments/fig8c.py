@@ -5,18 +5,21 @@ they vary between sets is compared with new models (`similarity.random_pattern_d
 """
 
 import sys
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import polars as pl
 from torch import Tensor
 
-from experiments.claims import Claim
+from experiments.claims import BELOW, Claim
 from experiments.drawing import panels
 from experiments.fig2 import name_of
 from experiments.found import Cell, Runs
-from experiments.study import Artefact, Output, enlarged, main
+from experiments.output import Output
+from experiments.study import Artefact, main
 from experiments.sub_embeddings import patterns
+from experiments.words import several_sets
 from recsys_collapse.callback.figures import heat_map, limits
 from recsys_collapse.similarity import pattern_divergence, random_pattern_divergence
 from recsys_collapse.stats import student
@@ -36,7 +39,8 @@ def draw(runs: Runs, output: Output) -> None:
             fields, norm_MNN = by_seed[min(by_seed)]
             draw_sets(figure, row, name_of(cell), fields, norm_MNN)
             frames += [frame_of(cell, seed, *own) for seed, own in by_seed.items()]
-            vary.append(claim(cell, runs.cells[cell], {seed: norm for seed, (_, norm) in by_seed.items()}))
+            norms = [norm_MNN for _, norm_MNN in by_seed.values()]
+            vary += claims(cell, next(iter(runs.cells[cell].values()))["embed_size"], norms)
     output.figure(figure, pl.concat(frames))
     output.claim(vary)
 
@@ -47,15 +51,20 @@ def loaded(runs: Runs, run: dict[str, Any]) -> tuple[list[str], Tensor]:
     return found.store.fields, patterns(found)
 
 
-def claim(cell: Cell, by_seed: dict[int, dict[str, Any]], norms: dict[int, Tensor]) -> Claim:
-    """Variation over sets, less that of new models."""
-    size = next(iter(by_seed.values()))["embed_size"]
-    each = [
-        pattern_divergence(norm).variation - random_pattern_divergence(*norm.shape[:2], size).variation
-        for norm in norms.values()
+def claims(cell: Cell, embed_size: int, norms: Sequence[Tensor]) -> list[Claim]:
+    """Variation over sets and correlation of sets, less those of new models: norms may vary more and yet agree."""
+    own = [pattern_divergence(norm_MNN) for norm_MNN in norms]
+    new = random_pattern_divergence(*norms[0].shape[:2], embed_size)
+    vary = student([found.variation - new.variation for found in own])
+    agree = student([found.correlation - new.correlation for found in own])
+    name, less = name_of(cell), "trained - new models"
+    quantity = f"sd / mean over sets of the norms, mean over pairs, {less}"
+    return [
+        Claim("sets learn different interaction patterns", name, quantity, vary, digits=3),
+        Claim(
+            "... and are no more alike than by chance", name, f"correlation of two sets' norms, {less}", agree, 3, BELOW
+        ),
     ]
-    quantity = "sd / mean over sets of the norms, mean over pairs, trained - new models"
-    return Claim("sets learn different interaction patterns", name_of(cell), quantity, student(each), digits=3)
 
 
 def draw_sets(figure: Any, row: Any, name: str, fields: list[str], norm_MNN: Tensor) -> None:
@@ -81,7 +90,7 @@ def frame_of(cell: Cell, seed: int, fields: list[str], norm_MNN: Tensor) -> pl.D
     return pl.DataFrame(rows)
 
 
-ARTEFACT = Artefact("fig8c", draw, grids=enlarged)
+ARTEFACT = Artefact("fig8c", draw, grids=several_sets)
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

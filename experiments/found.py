@@ -106,7 +106,7 @@ class Runs:
         """
         path = self.folder(run) / "test_scores.parquet"
         if not path.is_file():
-            raise ValueError(f"{path} is not there: intervals of AUC need save_scores=true")
+            raise ValueError(f"{path} is not there, and intervals of AUC need it: remove {path.parent} to run it again")
         frame = pl.read_parquet(path, columns=["label", "logit"])
         return frame["logit"].to_numpy(), frame["label"].to_numpy()
 
@@ -145,3 +145,14 @@ def abundance(run: dict[str, Any]) -> float:
     value = relative_abundance(run)["ia_relative"]
     assert value is not None
     return value
+
+
+def one_model(runs: Runs) -> str:
+    """The model of runs that have one.
+
+    Raises:
+        ValueError: they have several.
+    """
+    if len(runs.models) > 1:
+        raise ValueError(f"model={','.join(runs.models)}: expected one for this figure; run the command for each")
+    return runs.models[0]

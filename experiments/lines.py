@@ -6,6 +6,8 @@ from typing import Any
 from experiments.drawing import line_look, scale_axis
 from recsys_collapse.stats import student
 
+AUC_LABEL = "test AUC (95% over seeds)"
+"""Of an axis: the bars do not cover other test rows, which all points share; the intervals of claims do."""
 Line = Mapping[int, Mapping[int, dict[str, Any]]]
 """Results by scale and seed, `Runs.line`."""
 

@@ -28,10 +28,11 @@ Made by
 Nothing here is written by hand. Every artefact has the command that makes its runs, its figure and its lines; the data
 behind each is in `{folder}` (CSV files of 200 kB and more are not kept there).
 
-"holds" and "does not hold": the number is significantly on one side (p < .05, two-sided, adjusted by Holm over the
-lines of a claim in a data set). "not decidable": these runs cannot tell; "detectable" is the smallest difference that
-they would have shown with a power of 80%. ± is half a 95% interval over seeds, or, where it says so, over seeds and
-test rows.
+"holds" and "does not hold": the number is significantly on one side, p < .05, adjusted by Holm over the lines of a
+claim in a data set (two-sided; "at most": one-sided against the margin, "within": an equivalence test).
+"not decidable": these runs cannot tell; "detectable" is the smallest difference from 0 that they would have shown with
+a power of 80%. ± is half a 95% interval over seeds or, where it says so, over seeds and test rows; the error bars of
+figures are over seeds.
 """
 KNOWN = {
     "amazon_access": "Amazon.com Employee Access Challenge (Kaggle, 2013; public; not part of this repository)",
@@ -92,7 +93,7 @@ def summary(contents: dict[Path, list[dict[str, Any]]]) -> str:
                 own = texts.setdefault((one["artefact"], claim["text"]), {})
                 own.setdefault(folder.name, []).append(f"{claim['about']}: {VERDICTS[claim['verdict']]}")
     names = [folder.name for folder in contents]
-    lines = [f"| | the paper's claim | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    lines = [f"| | claim | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for (artefact, text), found in texts.items():
         cells = ["; ".join(found.get(name, ["–"])) for name in names]
         lines.append(f"| {artefact} | {escaped(text)} | {' | '.join(map(escaped, cells))} |")
@@ -117,7 +118,7 @@ def section(folder: Path, artefacts: Sequence[dict[str, Any]], link: str) -> str
 
 def claims_of(claims: Sequence[dict[str, Any]]) -> str:
     """Of one artefact."""
-    names = ("the paper's claim", "of", "measured", "found", "detectable", "p", "verdict")
+    names = ("claim", "of", "measured", "found", "detectable", "p", "verdict")
     lines = [f"| {' | '.join(names)} |", "|---|---|---|---:|---:|---:|---|"]
     before = None
     for claim in claims:
@@ -170,7 +171,7 @@ def auc_table(frame: pl.DataFrame) -> str:
     scales = sorted(frame["scale"].unique())
     sizes = " | ".join("base" if scale == 1 else f"{scale}x" for scale in scales)
     lines = [f"| model | | {sizes} |", "|---|---" + "|---:" * len(scales) + "|"]
-    for model in [m for m in NAMES if m in frame["model"].to_list()]:
+    for model in frame["model"].unique(maintain_order=True):
         for embed, mark in (("se", "_"), ("me", "**")):
             own = frame.filter((pl.col("model") == model) & ((pl.col("embed") == embed) | (pl.col("scale") == 1)))
             found = best(own)
@@ -180,7 +181,9 @@ def auc_table(frame: pl.DataFrame) -> str:
                 shown = len(row) and (scale > 1 or embed == "se")
                 text = f"{row['test_auc'].item():.5f}{sd_text(row['sd'].item())}" if shown else ""
                 texts.append(f"{mark}{text}{mark}" if shown and scale in found else text)
-            lines.append(f"| {NAMES[model] if embed == 'se' else ''} | {embed.upper()} | {' | '.join(texts)} |")
+            lines.append(
+                f"| {NAMES.get(model, model) if embed == 'se' else ''} | {embed.upper()} | {' | '.join(texts)} |"
+            )
     return "\n".join([*lines, "", "Mean ± sample sd over seeds. Best of SE in italics, of ME bold (no test)."])
 
 

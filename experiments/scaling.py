@@ -15,7 +15,8 @@ from rich.table import Table
 
 from experiments.drawing import line_look, panels
 from experiments.found import NAMES, Runs
-from experiments.study import Artefact, Output, main
+from experiments.output import Output
+from experiments.study import Artefact, main
 from recsys_collapse.stats import ScalingFit, fit_scaling, student
 
 AXES = {
@@ -101,8 +102,9 @@ def law_text(fit: ScalingFit) -> dict[str, str]:
     best = aicc[fit.best]
     others = ", ".join(f"{name} {value - best:+.1f}" for name, value in aicc.items() if name != fit.best)
     parameters = ", ".join(f"{key} {value:.3g}" for key, value in fit.candidates[fit.best].parameters.items())
-    interval = fit.reason if fit.alpha_interval is None else "{:.2g} to {:.2g}".format(*fit.alpha_interval)
-    return {"law": fit.best, "with": parameters, "AICc of others": others, "95% interval of alpha": interval or ""}
+    known = fit.best == "power law" and fit.alpha_interval is not None
+    interval = "{:.2g} to {:.2g}".format(*fit.alpha_interval or ()) if known else ""
+    return {"law": fit.best, "with": parameters, "AICc of others": others, "95% interval of alpha": interval}
 
 
 ARTEFACT = Artefact("scaling", draw, any_model=True)

@@ -7,30 +7,24 @@
 """
 
 import logging
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from rich.console import Console
-from rich.table import Table
-
-from experiments.claims import Claim, claim_table, decided
-from experiments.drawing import save, save_data
 from experiments.found import Runs
-from recsys_collapse.launch.plan import Plan, make_plan
+from experiments.output import Output
+from experiments.words import PLAN_ONLY, Words, parse, said
+from recsys_collapse.config import plain
+from recsys_collapse.launch.plan import Job, Plan, make_plan
 from recsys_collapse.launch.status import Status
 from recsys_collapse.run import check, guarded, start, tell_failures
-from recsys_collapse.runs.durable import write_json
+from recsys_collapse.runs.durable import remove
+from recsys_collapse.runs.identity import embed_name, flatten
 from recsys_collapse.runs.records import read_result
 from recsys_collapse.runs.table import rebuild
-from recsys_collapse.runs.version import code_version
 
-Words = dict[str, str]
-PLAN_ONLY = "--plan"
 HELP = """{doc}
 
     python -m experiments.{name} [--plan] [key=value ...]
@@ -39,58 +33,6 @@ HELP = """{doc}
 key=value       as for recsys_collapse.run (dataset=, seed=0,1,2, output_dir=, launch=subprocess, ...); default values
                 are those of conf/experiment/{name}.yaml
 """
-
-
-@dataclass
-class Output:
-    """Where an artefact leaves what it found."""
-
-    folder: Path
-    artefact: str
-    claims: list[Claim] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """Sentences for RESULTS.md."""
-    figures: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    console: Console = field(default_factory=lambda: Console(width=None if sys.stdout.isatty() else 150))
-
-    def figure(self, figure: Any, data: pl.DataFrame, name: str = "") -> None:
-        """Keep a figure and the data behind it; `name`, if not that of the artefact."""
-        paths = save(figure, data, self.folder, name or self.artefact)
-        self.figures.append(name or self.artefact)
-        self.console.print(f"figure   {paths[0].with_suffix('')}.pdf .svg .png .csv", highlight=False, soft_wrap=True)
-
-    def table(self, table: Table, data: pl.DataFrame, name: str = "") -> None:
-        """Print a table, and keep its data."""
-        path = save_data(data, self.folder, name or self.artefact)
-        self.tables.append(name or self.artefact)
-        self.console.print(table)
-        self.console.print(f"table    {path}", highlight=False, soft_wrap=True)
-
-    def data(self, data: pl.DataFrame, name: str) -> None:
-        """Keep more data behind the artefact's figure."""
-        save_data(data, self.folder, name)
-
-    def claim(self, claims: Sequence[Claim]) -> None:
-        """Decide claims that belong together, and keep them."""
-        self.claims += [replace(claim, artefact=self.artefact) for claim in decided(claims)]
-
-    def write(self, **about: Any) -> None:
-        """Print the verdicts, and write `<name>.json`."""
-        if self.claims:
-            self.console.print(claim_table(self.claims, title=self.artefact))
-        for note in self.notes:
-            self.console.print(note, highlight=False)
-        content = {
-            "artefact": self.artefact,
-            "figures": self.figures,
-            "tables": self.tables,
-            "notes": self.notes,
-            "claims": [claim.row() for claim in self.claims],
-            "code_version": code_version(),
-            **about,
-        }
-        write_json(self.folder / f"{self.artefact}.json", content)
 
 
 @dataclass(frozen=True)
@@ -108,42 +50,6 @@ class Artefact:
     """Whether `experiments.paper scale=...` leaves its size as it is."""
 
 
-def enlarged(words: Words) -> list[Words]:
-    """One grid, at the largest of the scales that the user gives."""
-    if "scale" not in words:
-        return [words]
-    return [{**words, "scale": str(max(numbers(words["scale"])))}]
-
-
-def numbers(text: str) -> list[int]:
-    """`1,2,4` as integers.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise ValueError(f"scale={text}: expected integers such as scale=1,2,4,10") from None
-
-
-def parse(argv: Sequence[str]) -> Words:
-    """The words of a command line by key.
-
-    Raises:
-        ValueError: a word is no `key=value`, or a key is there twice.
-    """
-    words: Words = {}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if not equals or word.startswith("-"):
-            raise ValueError(f"{word}: expected key=value, as for recsys_collapse.run, or {PLAN_ONLY}")
-        if key in words:
-            raise ValueError(f"{key}= is given twice")
-        words[key] = value
-    return words
-
-
 def plan_of(artefact: Artefact, words: Words) -> Plan:
     """All runs that an artefact needs.
 
@@ -156,6 +62,31 @@ def plan_of(artefact: Artefact, words: Words) -> Plan:
         for grid in artefact.grids(words)
     ]
     return union([plan for plan in plans if plan is not None])
+
+
+def check_comparable(jobs: Sequence[Job]) -> None:
+    """Check, before anything runs, that what an artefact compares differs in what it is compared by only.
+
+    Raises:
+        ValueError: names the keys, or what its figures could not be drawn without.
+    """
+    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for job in jobs:
+        config, flat = job.config, flatten(plain(job.config))
+        if not config.save_scores:
+            raise ValueError("save_scores=false: expected true: intervals of AUC need the scores of all test rows")
+        if "spectrum" not in config.callback:
+            raise ValueError(f"callback={[*config.callback]}: expected callback=[spectrum] or more, for the figures")
+        regularizer = config.regularizer.get("name")
+        cell = (config.model.name, embed_name(config), config.scale, regularizer, config.seed)
+        other = seen.setdefault(cell, flat)
+        if keys := sorted(
+            key for key in flat if flat[key] != other.get(key) and key.split(".")[0] not in ("embed", "group")
+        ):
+            raise ValueError(
+                f"{', '.join(keys)}: several values; an artefact of the paper compares models, sizes, SE and ME: "
+                "expected one value for all else; run the command for each"
+            )
 
 
 def union(plans: Sequence[Plan]) -> Plan:
@@ -172,6 +103,7 @@ def run_missing(plan: Plan, only_plan: bool) -> bool:
     """
     from experiments.price import price, show_price
 
+    check_comparable(plan.jobs)
     missing = check(plan)
     if missing:
         show_price(price(plan, missing))
@@ -195,19 +127,11 @@ def folder_of(plan: Plan) -> Path:
     return plan.output_dir / "paper" / plan.config.dataset.name
 
 
-def said(name: str, words: Mapping[str, str]) -> str:
-    """The command line, without the folders of the machine it ran on."""
-    local = {
-        key: Path(value).name if key.startswith("dataset.") and "/" in value else value for key, value in words.items()
-    }
-    shown = [f"{key}={value}" for key, value in local.items() if key not in ("output_dir", "store_dir")]
-    return shlex.join(["python", "-m", f"experiments.{name}", *(w for w in shown if not w.startswith("launch"))])
-
-
 def draw(artefact: Artefact, plan: Plan, words: Words) -> Output:
     """Draw an artefact from finished runs, and write what was found."""
     runs = runs_of(plan)
     output = Output(folder_of(plan), artefact.name)
+    remove(output.path)  # an older one does not belong to the figures of this one
     artefact.draw(runs, output)
     output.write(
         command=said(artefact.name, words),

@@ -45,3 +45,16 @@ def patterns(run: LoadedRun, layer: int = 0) -> Tensor:
         ValueError: the backbone projects no field pairs.
     """
     return pair_norms(run.backbone.pair_projections()[layer])
+
+
+@torch.no_grad()
+def distance_from_unitary(run: LoadedRun) -> float:
+    """||W^T W - lambda I|| / ||W^T W|| with the best lambda, mean over layers and field pairs: 0 if unitary, at most 1.
+
+    Raises:
+        ValueError: the backbone projects no field pairs.
+    """
+    w_XKK = run.backbone.pair_projections()[:, 0].double().flatten(0, 2)
+    gram_XKK = w_XKK.mT @ w_XKK
+    trace_X, square_X = gram_XKK.diagonal(dim1=1, dim2=2).sum(1), gram_XKK.square().sum((1, 2))
+    return (1 - trace_X.square() / (square_X * w_XKK.shape[-1])).clamp(min=0).sqrt().mean().item()

@@ -16,7 +16,8 @@ import polars as pl
 from omegaconf import DictConfig
 from rich.table import Table
 
-from experiments.study import Output, Words, parse, said
+from experiments.output import Output
+from experiments.words import Words, parse, said
 from recsys_collapse.config import plain, validate
 from recsys_collapse.data import load_data
 from recsys_collapse.dataset.report import differences, statistics

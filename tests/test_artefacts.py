@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import paper, results
-from experiments.study import Artefact, enlarged, numbers, parse, plan_of, run_missing, said
+from experiments.study import Artefact, plan_of, run_missing
+from experiments.words import enlarged, numbers, parse, said
 from recsys_collapse.runs.table import scan
 from tests.cli import ROOT, SMALL, SMALL_SYNTHETIC
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments import drawing, fig4, toy, toy_claims
 from experiments.claims import decided
-from experiments.study import Output
+from experiments.output import Output
 from experiments.toy import COMMON_MEAN, CONDITIONS, LARGE, LOW_RANK, SMALL, SMALL_CENTRED, Condition, Training
 from recsys_collapse.launch.signals import Interrupted
 from recsys_collapse.spectrum import information_abundance, random_information_abundance, singular_values
