@@ -43,7 +43,7 @@ def test_runs_of_different_data_are_refused(key: str) -> None:
 
 def test_what_a_run_did_not_keep_is_named(tmp_path: Path) -> None:
     found = Runs(tmp_path, (one(),))
-    with pytest.raises(ValueError, match="test_scores.parquet is not there.*remove"):
+    with pytest.raises(ValueError, match=r"test_scores\.parquet is not there.*remove"):
         found.scores(found.results[0])
     with pytest.raises(ValueError, match="spectrum"):
         found.frame(found.results[0], "spectra")
