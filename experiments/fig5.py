@@ -13,7 +13,7 @@ import polars as pl
 
 from experiments import needs
 from experiments.auc import MARGIN, auc_frame, contrasts, line_cells, slopes
-from experiments.claims import AT_MOST, BELOW, HOLDS, Claim, undecided
+from experiments.claims import AT_MOST, BELOW, Claim
 from experiments.drawing import line_look, panels
 from experiments.found import NAMES, Runs, abundance, one_model
 from experiments.lines import AUC_LABEL, draw_lines, test_auc
@@ -43,15 +43,7 @@ def draw(runs: Runs, output: Output) -> None:
         axes[1, 1].set(title=f"(d) validation, {top}x", ylabel="AUC")
     output.figure(figure, epochs)
     output.data(auc_frame(runs), "fig5ab")
-    output.claim([nearer(runs, model, top)])
-    made = claims(runs, model)
-    if output.claims[0].verdict == HOLDS:
-        output.claim(made)
-    else:
-        output.keep(undecided(made))
-        output.notes.append(
-            "the rest is not decidable: that the regularizer acted is not shown; raise regularizer.weight"
-        )
+    output.claim_if(nearer(runs, model, top), claims(runs, model))
 
 
 def nearer(runs: Runs, model: str, top: int) -> Claim:
