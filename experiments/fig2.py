@@ -11,7 +11,7 @@ import polars as pl
 from scipy.stats import permutation_test, spearmanr
 
 from experiments.claims import BELOW, Claim
-from experiments.drawing import look, panels
+from experiments.drawing import line_look, panels
 from experiments.found import NAMES, Cell, Runs, abundance
 from experiments.output import Output
 from experiments.study import Artefact, main
@@ -29,7 +29,7 @@ def draw(runs: Runs, output: Output) -> None:
     with panels(rows, 1, size=(max(4.0, 0.2 * fields + 1.2) + 1.3, 3.2)) as (figure, axes):
         for place, cell in zip(axes[:, 0], runs.cells, strict=True):
             draw_fields(place, frame, {name_of(cell): (cell, None)})
-            place.set(title=f"{name_of(cell)} on {runs.dataset}", ylabel="information abundance")
+            place.set(title=f"{name_of(cell)} on {runs.dataset}", ylabel="IA (mean, range over seeds)")
     output.figure(figure, frame)
     collapse, order = [], []
     for cell, by_seed in runs.cells.items():
@@ -72,7 +72,8 @@ def draw_fields(axes: Any, frame: pl.DataFrame, lines: dict[str, tuple[Cell, int
         own = of_cell(frame, cell, embedding_set)
         mean, low, high = (own[name].to_numpy() for name in ("ia", "low", "high"))
         error = [mean - low, high - mean]
-        axes.errorbar(range(len(names)), mean, error, label=label, linestyle="-", **look(number))
+        places = [place + 0.12 * number for place in range(len(names))]  # beside each other
+        axes.errorbar(places, mean, error, label=label, **line_look(number))
     axes.plot(range(len(names)), own["random"].to_numpy(), "k--", label="random")
     size = dict(frame.select("field", "cardinality").unique().iter_rows())
     labels = [f"{name} ({size[name]:,})" for name in names]

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from experiments import needs
 from experiments.claims import Claim
 from experiments.drawing import look, panels
 from experiments.fig2 import name_of
@@ -104,7 +105,7 @@ def draw_row(row: Any, name: str, one: Measured) -> None:
         place.set(title=title, xlabel=f"field {along}, by ascending IA(E_{along})")
 
 
-ARTEFACT = Artefact("fig3", draw, own_scale=True)
+ARTEFACT = Artefact("fig3", draw, check=needs.sub_embeddings, own_scale=True)
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

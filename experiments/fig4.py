@@ -137,7 +137,7 @@ def curve_figure(found: pl.DataFrame, output: Output) -> None:
                 panel.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.2, linewidth=0)
             random = random_information_abundance(ROWS, size, "normal")
             panel.axhline(random, color="0.4", linestyle=":", linewidth=1, label="random matrix")
-            panel.set(title=f"$K={size}$", xlabel="iteration", ylim=(0, 1.18 * random))
+            panel.set(title=f"$K={size}$ (band: sd over seeds)", xlabel="iteration", ylim=(0, 1.18 * random))
         axes[0, 0].set_ylabel(r"IA$(E_1)$")
         axes[0, 0].legend(loc="lower left")
         output.figure(figure, data)

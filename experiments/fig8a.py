@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from experiments import needs
 from experiments.claims import Claim
 from experiments.drawing import panels
 from experiments.fig2 import draw_fields, field_frame, name_of
@@ -28,7 +29,7 @@ def draw(runs: Runs, output: Output) -> None:
         for place, (model, pair) in zip(axes[:, 0], cells.items(), strict=True):
             own = frame.filter(pl.col("model") == model)
             draw_fields(place, own, {name_of(cell): (cell, None) for cell in pair})
-            place.set(title=f"{NAMES.get(model, model)} on {runs.dataset}", ylabel="information abundance")
+            place.set(title=f"{NAMES.get(model, model)} on {runs.dataset}", ylabel="IA (mean, range over seeds)")
     output.figure(figure, frame)
     best, same = [], []
     for model, (one, other) in cells.items():
@@ -51,7 +52,7 @@ def at_the_same_epoch(runs: Runs, se: dict[int, dict[str, Any]], me: dict[int, d
     return paired(values[0], values[1])
 
 
-ARTEFACT = Artefact("fig8a", draw, grids=several_sets)
+ARTEFACT = Artefact("fig8a", draw, grids=several_sets, check=needs.values("embed", "se", "me"))
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

@@ -7,6 +7,7 @@ import sys
 
 import polars as pl
 
+from experiments import needs
 from experiments.claims import Claim
 from experiments.drawing import panels
 from experiments.fig2 import METRIC, field_frame, name_of
@@ -58,7 +59,7 @@ def spread_of(collapse: pl.DataFrame) -> float:
     return found
 
 
-ARTEFACT = Artefact("fig8b", draw, grids=several_sets)
+ARTEFACT = Artefact("fig8b", draw, grids=several_sets, check=needs.values("embed", "me"))
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
+from experiments import needs
 from experiments.claims import BELOW, Claim
 from experiments.drawing import panels
 from experiments.fig2 import name_of
@@ -77,7 +78,8 @@ def draw_sets(figure: Any, row: Any, name: str, fields: list[str], norm_MNN: Ten
         image = heat_map(place, norm_MNN[m].numpy(), fields if m == 0 else [], [], **shared)
         place.grid(False)
         place.set(title=f"{name}, set {m}" if m == 0 else f"set {m}", xlabel="towards field j")
-    figure.colorbar(image, ax=list(row))
+    figure.colorbar(image, ax=list(row), label="norm", shrink=0.7)
+    row[0].set_ylabel("field i")
 
 
 def frame_of(cell: Cell, seed: int, fields: list[str], norm_MNN: Tensor) -> pl.DataFrame:
@@ -90,7 +92,9 @@ def frame_of(cell: Cell, seed: int, fields: list[str], norm_MNN: Tensor) -> pl.D
     return pl.DataFrame(rows)
 
 
-ARTEFACT = Artefact("fig8c", draw, grids=several_sets)
+ARTEFACT = Artefact(
+    "fig8c", draw, grids=several_sets, check=needs.all_of(needs.values("embed", "me"), needs.pair_projections)
+)
 
 if __name__ == "__main__":
     sys.exit(main(ARTEFACT, __doc__))

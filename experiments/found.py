@@ -135,11 +135,6 @@ class Runs:
         return iter(self.results)
 
 
-def fields_of(run: dict[str, Any], cardinalities: dict[str, int]) -> list[str]:
-    """Fields by ascending cardinality, as in Figure 2."""
-    return sorted(run["information_abundance"], key=lambda field: (cardinalities[field], field))
-
-
 def abundance(run: dict[str, Any]) -> float:
     """Mean over fields of IA / random IA, all sets side by side."""
     value = relative_abundance(run)["ia_relative"]

@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from experiments.claims import Claim, claim_table, decided
+from experiments.claims import HOLDS, Claim, claim_table, decided, undecided
 from experiments.drawing import save, save_data
 from recsys_collapse.runs.durable import write_json
 from recsys_collapse.runs.version import code_version
@@ -54,6 +54,17 @@ class Output:
     def claim(self, claims: Sequence[Claim]) -> None:
         """Decide claims that belong together, and keep them."""
         self.keep(decided(claims))
+
+    def claim_if(self, check: Claim, claims: Sequence[Claim]) -> None:
+        """Decide whether a regularizer acted; claims about what it does are undecided where that is not shown."""
+        self.claim([check])
+        if self.claims[-1].verdict == HOLDS:
+            self.claim(claims)
+        else:
+            self.keep(undecided(claims))
+            self.notes.append(
+                "the rest is not decidable: that the regularizer acted is not shown; raise regularizer.weight"
+            )
 
     def keep(self, claims: Sequence[Claim]) -> None:
         """Keep claims that are decided."""

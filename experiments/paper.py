@@ -2,6 +2,8 @@
 
     python -m experiments.paper dataset=mini seed=0,1,2 [model=dcnv2,dnn] [scale=1,2,4,10] [--plan]
 
+--plan shows the runs that are there and missing, hours and memory, and stops. Files: `<output_dir>/paper/<dataset>/`.
+
 `model=` and `scale=` choose those of the tables and curves; artefacts about one model keep it, those about the enlarged
 model take the largest scale. Runs that several artefacts need are made once. `toy.seeds=2`: words of the toy experiment
 (`experiments.fig4`), which is done once.

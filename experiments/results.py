@@ -8,7 +8,8 @@ sentence about a result is written by hand.
 
 import argparse
 import json
-import shutil
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import polars as pl
 
 from experiments.found import NAMES
 from experiments.table1 import best
-from recsys_collapse.runs.durable import write_text
+from recsys_collapse.runs.durable import write_bytes, write_text
 
 HEAD = """# What the paper claims, and what these runs say
 
@@ -41,7 +42,8 @@ KNOWN = {
     "toy": "the toy experiment of Figure 4: three fields, no data set",
 }
 ORDER = ("table2", "table1", *(f"fig{n}" for n in ("1", "2", "3", "4", "5", "6", "8a", "8b", "8c", "8d")), "scaling")
-LARGE = 200_000  # bytes
+LARGE = 200_000  # bytes of a CSV
+AUCS = ("ours", "paper", "paper_sd", "difference", "detectable")
 VERDICTS = {"holds": "**holds**", "does not hold": "does **not** hold", "not decidable": "not decidable"}
 
 
@@ -54,6 +56,10 @@ def artefacts_of(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not found:
         raise ValueError(f"{folder}: no artefacts there; expected a folder that experiments.paper or fig4 wrote")
+    if len(prints := sorted({one["data_fingerprint"] for one in found})) > 1:
+        raise ValueError(
+            f"{folder}: artefacts of different data, {', '.join(prints)}: remove the .json of the older ones"
+        )
     return sorted(found, key=lambda one: ORDER.index(one["artefact"]) if one["artefact"] in ORDER else len(ORDER))
 
 
@@ -79,8 +85,8 @@ def copied(folder: Path, to: Path) -> str:
     target = to / "results" / folder.name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".csv", ".json", ".png") and path.stat().st_size < LARGE:
-            shutil.copyfile(path, target / path.name)
+        if path.suffix in (".json", ".png") or (path.suffix == ".csv" and path.stat().st_size < LARGE):
+            write_bytes(target / path.name, path.read_bytes())
     return f"results/{folder.name}"
 
 
@@ -150,11 +156,16 @@ def table_of(path: Path, name: str) -> str:
 
 
 def plain(frame: pl.DataFrame) -> str:
-    """Every column, numbers rounded; `x_half` is half the 95% interval of `x`."""
+    """Every column, numbers rounded, AUCs to five digits; `x_half` is half the 95% interval of `x`."""
     names = [name for name in frame.columns if not name.endswith("_half")]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in frame.iter_rows(named=True):
-        texts = [value_text(row[name], row.get(f"{name}_half")) for name in names]
+        texts = [
+            f"{row[name]:.5f}"
+            if name in AUCS and row[name] is not None
+            else value_text(row[name], row.get(f"{name}_half"))
+            for name in names
+        ]
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
@@ -204,8 +215,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("experiments"), help="the folder of RESULTS.md (experiments)")
     options = parser.parse_args()
     try:
-        names = " ".join(f"outputs/paper/{folder.name}" for folder in options.folders)
-        print(write_results(options.folders, options.to, f"python -m experiments.results {names}"))
+        command = shlex.join(["python", "-m", "experiments.results", *sys.argv[1:]])
+        print(write_results(options.folders, options.to, command))
     except ValueError as error:
         parser.error(str(error))
 

@@ -35,7 +35,7 @@ def draw(runs: Runs, output: Output) -> None:
         for row, model in zip(axes, runs.models, strict=True):
             for place, axis in zip(row, AXES, strict=True):
                 draw_axis(place, frame.filter(model=model), axis)
-            row[0].set_ylabel(f"{NAMES.get(model, model)}: {name}")
+            row[0].set_ylabel(f"{NAMES.get(model, model)}: {name} (95%)")
     output.figure(figure, frame)
     if rows := law_rows(frame, floor=0.0 if is_known(runs) else None):
         table = Table(title=f"{name} against size: the law with the smallest AICc")

@@ -11,17 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from experiments import needs
 from experiments.found import Runs
 from experiments.output import Output
-from experiments.words import PLAN_ONLY, Words, parse, said
-from recsys_collapse.config import plain
-from recsys_collapse.launch.plan import Job, Plan, make_plan
+from experiments.words import PLAN_ONLY, Words, arguments, parse, said
+from recsys_collapse.launch.plan import Plan, make_plan
 from recsys_collapse.launch.status import Status
 from recsys_collapse.run import check, guarded, start, tell_failures
 from recsys_collapse.runs.durable import remove
-from recsys_collapse.runs.identity import embed_name, flatten
 from recsys_collapse.runs.records import read_result
 from recsys_collapse.runs.table import rebuild
 
@@ -29,6 +27,7 @@ HELP = """{doc}
 
     python -m experiments.{name} [--plan] [key=value ...]
 
+--config-dir X  a folder with configs of your own, as for recsys_collapse.run
 --plan          show which runs are there, which are missing and what they would take, and stop
 key=value       as for recsys_collapse.run (dataset=, seed=0,1,2, output_dir=, launch=subprocess, ...); default values
                 are those of conf/experiment/{name}.yaml
@@ -46,6 +45,8 @@ class Artefact:
     """From the user's words to those of every grid of runs."""
     any_model: bool = False
     """Whether `experiments.paper model=...` chooses its models; the others are about DCNv2, FFM or DNN."""
+    check: needs.Check = lambda jobs: None
+    """Of what its runs must be like, beyond `needs.comparable`."""
     own_scale: bool = False
     """Whether `experiments.paper scale=...` leaves its size as it is."""
 
@@ -58,35 +59,13 @@ def plan_of(artefact: Artefact, words: Words) -> Plan:
     """
     default = {"group": artefact.name}
     plans = [
-        make_plan(["-m", f"experiment={artefact.name}", *(f"{k}={v}" for k, v in {**default, **grid}.items())])
+        make_plan(["-m", f"experiment={artefact.name}", *arguments({**default, **grid})])
         for grid in artefact.grids(words)
     ]
-    return union([plan for plan in plans if plan is not None])
-
-
-def check_comparable(jobs: Sequence[Job]) -> None:
-    """Check, before anything runs, that what an artefact compares differs in what it is compared by only.
-
-    Raises:
-        ValueError: names the keys, or what its figures could not be drawn without.
-    """
-    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for job in jobs:
-        config, flat = job.config, flatten(plain(job.config))
-        if not config.save_scores:
-            raise ValueError("save_scores=false: expected true: intervals of AUC need the scores of all test rows")
-        if "spectrum" not in config.callback:
-            raise ValueError(f"callback={[*config.callback]}: expected callback=[spectrum] or more, for the figures")
-        regularizer = config.regularizer.get("name")
-        cell = (config.model.name, embed_name(config), config.scale, regularizer, config.seed)
-        other = seen.setdefault(cell, flat)
-        if keys := sorted(
-            key for key in flat if flat[key] != other.get(key) and key.split(".")[0] not in ("embed", "group")
-        ):
-            raise ValueError(
-                f"{', '.join(keys)}: several values; an artefact of the paper compares models, sizes, SE and ME: "
-                "expected one value for all else; run the command for each"
-            )
+    plan = union([plan for plan in plans if plan is not None])
+    needs.comparable(plan.jobs)
+    artefact.check(plan.jobs)
+    return plan
 
 
 def union(plans: Sequence[Plan]) -> Plan:
@@ -103,7 +82,6 @@ def run_missing(plan: Plan, only_plan: bool) -> bool:
     """
     from experiments.price import price, show_price
 
-    check_comparable(plan.jobs)
     missing = check(plan)
     if missing:
         show_price(price(plan, missing))

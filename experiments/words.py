@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Words = dict[str, str]
-PLAN_ONLY = "--plan"
+PLAN_ONLY, CONFIG_DIR = "--plan", "--config-dir"
 
 
 def several_sets(words: Words) -> list[Words]:
@@ -45,20 +45,33 @@ def parse(argv: Sequence[str]) -> Words:
         ValueError: a word is no `key=value`, or a key is there twice.
     """
     words: Words = {}
-    for word in argv:
+    left = iter(argv)
+    for word in left:
+        if word == CONFIG_DIR:
+            words[CONFIG_DIR] = next(left, "")
+            continue
         key, equals, value = word.partition("=")
         if not equals or word.startswith("-"):
-            raise ValueError(f"{word}: expected key=value, as for recsys_collapse.run, or {PLAN_ONLY}")
+            raise ValueError(
+                f"{word}: expected key=value, as for recsys_collapse.run, {PLAN_ONLY} or {CONFIG_DIR} FOLDER"
+            )
         if key in words:
             raise ValueError(f"{key}= is given twice")
         words[key] = value
     return words
 
 
+def arguments(words: Mapping[str, str]) -> list[str]:
+    """As they stand on a command line."""
+    own = [CONFIG_DIR, words[CONFIG_DIR]] if CONFIG_DIR in words else []
+    return [*own, *(f"{key}={value}" for key, value in words.items() if key != CONFIG_DIR)]
+
+
 def said(name: str, words: Mapping[str, str]) -> str:
     """The command line, without the folders of the machine it ran on."""
-    local = {
-        key: Path(value).name if key.startswith("dataset.") and "/" in value else value for key, value in words.items()
+    kept = {
+        key: Path(value).name if key.startswith("dataset.") and "/" in value else value
+        for key, value in words.items()
+        if key not in ("output_dir", "store_dir") and not key.startswith("launch")
     }
-    shown = [f"{key}={value}" for key, value in local.items() if key not in ("output_dir", "store_dir")]
-    return shlex.join(["python", "-m", f"experiments.{name}", *(w for w in shown if not w.startswith("launch"))])
+    return shlex.join(["python", "-m", f"experiments.{name}", *arguments(kept)])
