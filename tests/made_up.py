@@ -140,7 +140,7 @@ class MadeUp:
                 "seed": seed, "num_sets": num_sets, "embed_size": SIZE * scale // num_sets, "split_seed": 0,
                 "protocol": "paper", "test_auc": auc, "val_auc": auc + 0.011, "test_logloss": 1.2 - auc,
                 "best_epoch": best, "null_reasons": {}, "code_version": "1", "data_fingerprint": "f",
-                "parameters": {"embedding": 1000 * scale, "dense": 70 * (1 if embed == "me" else scale)},
+                "parameters": {"embedding": 1000 * scale, "dense": 70 * scale if embed == "se" else 60 + 10 * scale},
                 "flops_per_sample": 300 * scale,
                 "information_abundance": {
                     name: {"whole": whole[name], "random": RANDOM[name], "random_per_set": ONE_SET * RANDOM[name],
@@ -226,7 +226,8 @@ class Shown(Output):
 
     def about(self, start: str) -> dict[str, Any]:
         """The claims whose text starts so, by what they are asked of."""
-        found = [claim for claim in self.claims if claim.text.startswith(start)]
+        exact = any(claim.text == start for claim in self.claims)
+        found = [c for c in self.claims if (c.text == start if exact else c.text.startswith(start))]
         assert found and len({claim.text for claim in found}) == 1
         return {claim.about: claim for claim in found}
 

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from rich.table import Table
 from scipy.stats import t as student_t
 
 from experiments import (
@@ -32,19 +33,27 @@ from experiments import (
     fig8b,
     fig8c,
     fig8d,
+    paper,
     results,
     scaling,
+    study,
     sub_embeddings,
     table1,
 )
 from experiments.claims import FAILS, HOLDS, OPEN
 from experiments.found import Cell, Runs
+from experiments.output import Output
+from experiments.study import Artefact
+from recsys_collapse.launch.plan import Job, Plan
+from recsys_collapse.runs.records import write_result
 from recsys_collapse.similarity import random_pattern_divergence
-from recsys_collapse.stats import Interval
+from recsys_collapse.stats import Interval, student
+from tests.cli import SMALL_SYNTHETIC
 from tests.made_up import CARDINALITY, ONE_SET, RANDOM, SHIFT, SPREAD, MadeUp, Shown, epoch_rows, lines_of
+from tests.test_records import result
 
 SEEDS = (0, 1, 2)
-NOISE = {0: 0.0, 1: 0.00004, 2: -0.00004}
+NOISE = {0: 0.0, 1: 0.000004, 2: -0.000004}
 """Of the test AUC of a seed, in what only its size or its kind tells apart: sum 0."""
 
 
@@ -197,7 +206,7 @@ def test_the_frame_of_aucs(made: MadeUp) -> None:
     assert row["half_interval"] == pytest.approx(half([0.70, 0.72, 0.71]))
     assert row["val_auc"] == pytest.approx(0.721) and row["test_logloss"] == pytest.approx(0.49)
     assert row["best_epochs"] == "1,2,1"
-    assert (row["embedding_parameters"], row["dense_parameters"], row["flops_per_sample"]) == (2000, 70, 600)
+    assert (row["embedding_parameters"], row["dense_parameters"], row["flops_per_sample"]) == (2000, 80, 600)
 
 
 # Figure 1
@@ -464,10 +473,8 @@ def test_figure_5_decides_nothing_where_the_regularizer_did_not_act(
     assert len(output.notes) == 1
 
 
-def test_figure_5_needs_both_kinds_and_one_model(made: MadeUp, shown: Callable[[str], Shown]) -> None:
+def test_figure_5_is_of_one_model(made: MadeUp, shown: Callable[[str], Shown]) -> None:
     made.add()
-    with pytest.raises(ValueError, match="regularizer=unitary"):
-        fig5.draw(made.runs, shown("fig5"))
     made.add("dnn")
     with pytest.raises(ValueError, match="model=dnn,dcnv2"):
         fig5.draw(made.runs, shown("fig5"))
@@ -500,12 +507,6 @@ def test_figure_6(made: MadeUp, shown: Callable[[str], Shown], sign: int, verdic
     assert right["DNN"][1][1] == pytest.approx(half([0.05, 0.06, 0.07]))
     row = output.csv().filter(model="dnn", scale=8).row(0, named=True)
     assert row["test_auc"] == pytest.approx(0.7 - 0.012 * sign) and row["n"] == 3
-
-
-def test_figure_6_needs_both_models(made: MadeUp, shown: Callable[[str], Shown]) -> None:
-    made.add("dnn")
-    with pytest.raises(ValueError, match="dcnv2"):
-        fig6.draw(made.runs, shown("fig6"))
 
 
 # Figure 8
@@ -751,16 +752,19 @@ def test_the_chance_of_test_rows_is_in_the_interval(made: MadeUp, shown: Callabl
     """Seeds that agree, and rows that do not: without their variance, everything would be significant."""
     rng = np.random.default_rng(0)
     label = np.repeat([1, 0], 20).astype(np.int8)
-    for (embed, scale), seed in itertools.product((("se", 1), ("se", 2), ("me", 2)), SEEDS):
-        logit = rng.normal(size=40) if seed == 0 else logit + 0.001 * rng.normal(size=40)
-        made.add("dnn", embed, scale, seed=seed, logits=(logit, label), auc=0.7)
+    for number, (embed, scale) in enumerate((("se", 1), ("se", 2), ("me", 2))):
+        shared = rng.normal(size=40) + 0.3 * number * label
+        for seed in SEEDS:
+            logit = shared + 0.01 * rng.normal(size=40)
+            made.add("dnn", embed, scale, seed=seed, logits=(logit, label), auc=0.7)
     output = shown("table1")
     table1.draw(made.runs, output)
-    assert {claim.verdict for claim in output.claims} == {OPEN}
     top, base = Cell("dnn", "me", 2), Cell("dnn", "se", 1)
     values, over_rows = naive(made.runs, {base: -1, top: 1}, SEEDS)
-    error = output.only("the largest ME is better than the base model").interval.standard_error
-    assert error == pytest.approx(math.sqrt(over_rows + statistics.variance(values) / 3)) and error > 0.02
+    claim = output.only("the largest ME is better than the base model")
+    alone = student(values).p_value
+    assert claim.verdict == OPEN and alone is not None and alone < 0.05
+    assert claim.interval.standard_error == pytest.approx(math.sqrt(over_rows + statistics.variance(values) / 3))
 
 
 @pytest.mark.parametrize(
@@ -779,8 +783,9 @@ def test_the_best_are_marked_as_in_the_paper(values: dict[int, float], expected:
 def written(output: Shown, made: MadeUp, **about: Any) -> None:
     """`<name>.json`, as `study.draw` writes it."""
     output.write(
-        **{"command": f"python -m experiments.{output.artefact} seed=0,1,2", "dataset": made.dataset, "seeds": [0, 1, 2],
-           "data_fingerprint": "f", "runs": [run["run_name"] for run in made.results], "run_versions": ["1"]} | about
+        **{"command": f"python -m experiments.{output.artefact} seed=0,1,2", "dataset": made.dataset,
+           "seeds": [0, 1, 2], "data_fingerprint": "f", "runs": [run["run_name"] for run in made.results],
+           "run_versions": ["1"]} | about
     )  # fmt: skip
 
 
@@ -802,7 +807,7 @@ def test_beside_the_paper(tmp_path: Path, shown: Callable[[str], Shown]) -> None
     }
     for (model, embed, scale), values in ours.items():
         for seed, value in enumerate(values):
-            made.add(model, embed, scale, seed=seed, auc=value)
+            made.add(model, embed, scale, seed=seed, auc=value, differs_from_paper=["another optimizer"] * (seed == 1))
     output = shown("table1")
     table1.draw(made.runs, output)
     assert output.tables == ["table1", "table3", "beside_the_paper"] and output.figures == ["fig7", "fig9"]
@@ -814,20 +819,34 @@ def test_beside_the_paper(tmp_path: Path, shown: Callable[[str], Shown]) -> None
     assert [row["verdict"] for row in (base, two, noisy)] == ["reached", "not reached", "not decidable"]
     error = math.sqrt((2e-5**2 + 4e-5**2) / 3)
     df = (2e-5**2 + 4e-5**2) ** 2 / ((2e-5**4 + 4e-5**4) / 2)
-    assert (base["high"] - base["low"]) / 2 == pytest.approx(student_t.ppf(0.975, df) * error, rel=1e-3)
+    assert base["difference_half"] == pytest.approx(student_t.ppf(0.975, df) * error, rel=1e-3)
     assert 2 * error < base["detectable"] < 6 * error
     written(output, made)
     results.write_results([output.folder], output.folder, "made by a test")
     text = (output.folder / "RESULTS.md").read_text()
     (row,) = [cells for cells in rows_with(text, "dnn") if cells[2] == "2" and cells[1] == "se"]
     assert {"0.81102", "0.81222", "0.00002", "-0.00120", "not reached"} <= {*row}
-    assert [cells[-1] for cells in rows_with(text, "dnn")] == ["not decidable", "reached", "not reached"]
+    assert [cells[-1] for cells in rows_with(text, "dnn")] == ["reached", "not reached", "not decidable"]
+    assert any("another optimizer" in note for note in output.notes)
+
+
+@pytest.mark.xfail(strict=True, reason="results.plain leaves the half width of AUCs out: `difference` has none there")
+def test_the_interval_beside_the_paper_is_in_results(tmp_path: Path, shown: Callable[[str], Shown]) -> None:
+    """Welch's, from `difference_half`."""
+    made = MadeUp(tmp_path / "out", dataset="criteo")
+    for seed, value in enumerate((0.8110, 0.8112, 0.8111)):
+        made.add("dnn", "se", 1, seed=seed, auc=value)
+    output = shown("table1")
+    table1.draw(made.runs, output)
+    width = output.csv("beside_the_paper")["difference_half"].item()
+    text = results.table_of(output.folder / "beside_the_paper.csv", "beside_the_paper")
+    assert f"±{width:.5f}" in text
 
 
 def test_results_of_table_1(made: MadeUp, shown: Callable[[str], Shown]) -> None:
     """Five digits and the sample sd; the best of SE in italics, of ME bold; every verdict in the summary."""
-    means = {("dcnv2", "se"): (0.7, 0.70004, 0.69), ("dcnv2", "me"): (0.7, 0.71, 0.72), ("mine", "se"): (0.65, 0.6, 0.6),
-             ("mine", "me"): (0.65, 0.6, 0.6)}  # fmt: skip
+    means = {("dcnv2", "se"): (0.7, 0.70004, 0.69), ("dcnv2", "me"): (0.7, 0.71, 0.72),
+             ("mine", "se"): (0.65, 0.6, 0.6), ("mine", "me"): (0.65, 0.6, 0.6)}  # fmt: skip
     for ((model, embed), values), seed in itertools.product(means.items(), SEEDS):
         for scale, value in zip((1, 2, 4), values, strict=True):
             if scale > 1 or embed == "se":
@@ -939,7 +958,7 @@ def test_scaling(made: MadeUp, shown: Callable[[str], Shown], known: bool) -> No
     noise = {0: 1.0, 1: 1.001, 2: 0.999}
     for embed, scale, seed in itertools.product(("se", "me"), (1, 2, 4, 8), SEEDS):
         if scale > 1 or embed == "se":
-            parameters = 1000 * scale + 70 * (1 if embed == "me" else scale)
+            parameters = 1000 * scale + 60 + 10 * scale
             regret = noise[seed] * (parameters**-0.5 if embed == "me" else 1070**-0.5)
             more = {"truth": {"test": {"regret": regret}, "valid": {"regret": 9.0}}} if known else {}
             made.add("dnn", embed, scale, seed=seed, test_logloss=0.4 + regret, **more)
@@ -948,26 +967,24 @@ def test_scaling(made: MadeUp, shown: Callable[[str], Shown], known: bool) -> No
     csv = output.csv()
     assert len(csv) == 2 * 4 * 3 and output.claims == []
     row = csv.filter(embed="me", scale=4, seed=1).row(0, named=True)
-    regret = 1.001 * 4070**-0.5
+    regret = 1.001 * 4100**-0.5
     assert row["loss"] == pytest.approx(regret if known else 0.4 + regret, abs=1e-8)
-    assert (row["parameters"], row["dense parameters"], row["FLOPs per sample"]) == (4070, 70, 1200)
-    laws = {
-        (row["column_1"] if "column_1" in row else row[""], row["of"]): row
-        for row in output.csv("scaling_laws").rows(named=True)
-    }
-    assert len(laws) == 6 or len(laws) == 5
+    assert (row["parameters"], row["dense parameters"], row["FLOPs per sample"]) == (4100, 100, 1200)
+    table = output.csv("scaling_laws")
+    laws = {(row[table.columns[1]], row["of"]): row for row in table.iter_rows(named=True)}
+    assert len(laws) == 6
     assert laws["SE", "parameters"]["law"] == "flat"
     if known:
         law = laws["ME", "parameters"]
         assert law["law"] == "power law" and "alpha 0.5" in law["with"] and "limit 0," in law["with"]
         low, high = map(float, law["95% interval of alpha"].split(" to "))
-        assert 0.45 < low < 0.5 <= high < 0.55
+        assert 0.45 < low <= 0.5 <= high < 0.55
     first = output.drawn["scaling"].axes[0]
     drawn = lines_of(first)
     offset = 0 if known else 0.4
-    expected = [offset + (1000 * s + 70) ** -0.5 for s in (1, 2, 4, 8)]
+    expected = [offset + (1010 * s + 60) ** -0.5 for s in (1, 2, 4, 8)]
     assert drawn["ME"][0] == pytest.approx(expected)
-    assert drawn["ME"][1][1] == pytest.approx(half([value * 2070**-0.5 for value in noise.values()]))
+    assert drawn["ME"][1][1] == pytest.approx(half([value * 2080**-0.5 for value in noise.values()]))
     assert ("regret" if known else "log-loss") in first.get_ylabel()
 
 
@@ -976,3 +993,114 @@ def test_three_sizes_have_no_law(made: MadeUp, shown: Callable[[str], Shown]) ->
     output = shown("scaling")
     scaling.draw(made.runs, output)
     assert output.tables == [] and output.figures == ["scaling"]
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="FM and FFM have as many dense parameters at every size")
+def test_a_model_whose_dense_parameters_do_not_grow_is_drawn(made: MadeUp, shown: Callable[[str], Shown]) -> None:
+    """No law of them, but of the others."""
+    for scale, seed in itertools.product((1, 2, 4, 8), SEEDS):
+        made.add("fm", scale=scale, seed=seed, parameters={"embedding": 36 * scale, "dense": 1})
+    output = shown("scaling")
+    scaling.draw(made.runs, output)
+    assert "parameters" in output.csv("scaling_laws")["of"]
+
+
+# What is missing
+
+GIVEN = ["dataset=tiny", "seed=0,1", *SMALL_SYNTHETIC]
+
+
+def trivial(runs: Runs, output: Output) -> None:
+    """Draws a table, and claims something."""
+    output.table(Table("n"), pl.DataFrame({"n": [len(runs.results)]}))
+    output.claim([claims.Claim(f"said by {output.artefact}", "all", "number", Interval(0.5, 0.01), digits=3)])
+
+
+def refusing(runs: Runs, output: Output) -> None:
+    """Has drawn half of it when it finds something wrong."""
+    trivial(runs, output)
+    raise ValueError("these runs cannot be drawn")
+
+
+def finish(job: Job) -> None:
+    """What a run leaves."""
+    config = job.config
+    own = {
+        "run_name": job.name, "run_id": job.run_id, "dataset": config.dataset.name, "model": config.model.name,
+        "embed": config.embed.name, "scale": config.scale, "seed": config.seed, "split_seed": 0, "protocol": "paper",
+        "regularizer": config.regularizer.name, "data_fingerprint": "f", "code_version": f"v{config.seed}",
+    }  # fmt: skip
+    write_result(job.run_dir, result() | own)
+
+
+@pytest.fixture
+def finishes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models whose runs are finished when they are started; nothing is trained, and nothing priced."""
+    models: list[str] = []
+
+    def start(plan: Plan, jobs: Sequence[Job], status: Any) -> None:
+        for job in jobs:
+            if job.config.model.name in models:
+                finish(job)
+
+    monkeypatch.setattr(study, "start", start)
+    monkeypatch.setattr("experiments.price.price", lambda plan, missing: None)
+    monkeypatch.setattr("experiments.price.show_price", lambda price: None)
+    return models
+
+
+def test_an_artefact_whose_runs_are_missing_is_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 and no file; 0 and all of them when the runs are there; 2, and no claims, when it cannot be drawn."""
+    folder = tmp_path / "paper" / "tiny"
+    argv = ["fig6", *GIVEN, "scale=1", f"output_dir={tmp_path}"]
+    monkeypatch.setattr("sys.argv", argv)
+    finishes.append("dcnv2")
+    assert study.main(Artefact("fig6", trivial), "doc") == 1
+    assert "fig6 is not drawn" in capsys.readouterr().err and not folder.exists()
+    finishes.append("dnn")
+    monkeypatch.setattr("sys.argv", [*argv, "--plan"])
+    assert study.main(Artefact("fig6", trivial), "doc") == 0 and not folder.exists()
+    monkeypatch.setattr("sys.argv", argv)
+    assert study.main(Artefact("fig6", trivial), "doc") == 0
+    found = json.loads((folder / "fig6.json").read_text())
+    assert found["seeds"] == [0, 1] and len(found["runs"]) == 4 == len({*found["runs"]})
+    assert found["run_versions"] == ["v0", "v1"] and found["data_fingerprint"] == "f" and found["dataset"] == "tiny"
+    assert [claim["verdict"] for claim in found["claims"]] == ["holds"] and found["tables"] == ["fig6"]
+    assert pl.read_csv(folder / "fig6.csv")["n"].item() == 4
+    assert study.main(Artefact("fig6", refusing), "doc") == 2
+    assert "these runs cannot be drawn" in capsys.readouterr().err and not (folder / "fig6.json").exists()
+
+
+def test_the_paper_draws_what_can_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, the others drawn and in RESULTS.md, an older file of what is missing removed, all of it named."""
+    folder, toy = tmp_path / "paper" / "tiny", tmp_path / "paper" / "toy"
+    artefacts = (
+        Artefact("table1", refusing, any_model=True), Artefact("fig2", trivial), Artefact("fig6", trivial),
+        Artefact("fig1", trivial, any_model=True),
+    )  # fmt: skip
+    monkeypatch.setattr(paper, "ARTEFACTS", artefacts)
+    monkeypatch.setattr(paper.table2, "table2", lambda config, words: None)
+    monkeypatch.setattr(paper, "draw_toy", lambda output_dir, words: None)
+    for place, name in ((toy, "fig4"), (folder, "fig6"), (folder, "table1"), (folder, "fig2")):
+        place.mkdir(parents=True, exist_ok=True)
+        old = artefact_json(name, notes=["an older one"] * (name != "fig4"))
+        (place / f"{name}.json").write_text(json.dumps(old))
+    finishes.append("dcnv2")
+    argv = [*GIVEN, "model=dcnv2", "scale=1,2", f"output_dir={tmp_path}"]
+    assert paper.run(argv) == 1
+    said = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("not drawn"))
+    assert (
+        "fig6" in said and "table1 (these runs cannot be drawn)" in said and "fig1" not in said and "fig2" not in said
+    )
+    assert {path.stem for path in folder.glob("*.json")} == {"fig1", "fig2"}
+    text = (folder / "RESULTS.md").read_text()
+    assert "### fig2" in text and "### fig1" in text and "### fig4" in text and "an older one" not in text
+    assert "### fig6" not in text and "### table1" not in text
+    finishes.append("dnn")
+    monkeypatch.setattr(paper, "ARTEFACTS", artefacts[1:])
+    assert paper.run(argv) == 0
+    assert {path.stem for path in folder.glob("*.json")} == {"fig1", "fig2", "fig6"}
