@@ -834,6 +834,7 @@ def test_beside_the_paper(tmp_path: Path, shown: Callable[[str], Shown]) -> None
     assert set(csv["model"]) == {"dnn"} and len(csv) == 3
     base, two, noisy = (csv.filter(embed=e, scale=s).row(0, named=True) for e, s in (("se", 1), ("se", 2), ("me", 2)))
     assert (base["ours"], base["paper"], base["paper_sd"]) == pytest.approx((0.81242, *paper["se", 1]))
+    assert (noisy["paper"], noisy["paper_sd"]) == (0.81261, 4e-05)
     assert base["difference"] == pytest.approx(0.00014) and two["difference"] == pytest.approx(-0.0012)
     assert [row["verdict"] for row in (base, two, noisy)] == ["reached", "not reached", "not decidable"]
     error = math.sqrt((2e-5**2 + 4e-5**2) / 3)
@@ -862,7 +863,7 @@ def test_the_interval_beside_the_paper_is_in_results(tmp_path: Path, shown: Call
     assert f"±{width:.5f}" in text
 
 
-def test_results_of_table_1(made: MadeUp, shown: Callable[[str], Shown]) -> None:
+def test_results_of_table_1(made: MadeUp, shown: Callable[[str], Shown], capsys: pytest.CaptureFixture[str]) -> None:
     """Five digits and the sample sd; the best of SE in italics, of ME bold; every verdict in the summary."""
     means = {("dcnv2", "se"): (0.7, 0.70004, 0.69), ("dcnv2", "me"): (0.7, 0.71, 0.72),
              ("mine", "se"): (0.65, 0.6, 0.6), ("mine", "me"): (0.65, 0.6, 0.6)}  # fmt: skip
@@ -872,6 +873,7 @@ def test_results_of_table_1(made: MadeUp, shown: Callable[[str], Shown]) -> None
                 made.add(model, embed, scale, seed=seed, auc=value + (seed - 1) * 0.00002 * scale)
     output = shown("table1")
     table1.draw(made.runs, output)
+    assert "0.72000 ±0.00008" in capsys.readouterr().out
     written(output, made)
     text = results.write_results([output.folder], output.folder, "made by a test").read_text()
     (single,) = rows_with(text, "DCNv2 | SE")
