@@ -160,21 +160,18 @@ def plain(frame: pl.DataFrame) -> str:
     names = [name for name in frame.columns if not name.endswith("_half")]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in frame.iter_rows(named=True):
-        texts = [
-            f"{row[name]:.5f}"
-            if name in AUCS and row[name] is not None
-            else value_text(row[name], row.get(f"{name}_half"))
-            for name in names
-        ]
+        texts = [value_text(row[name], row.get(f"{name}_half"), 5 if name in AUCS else None) for name in names]
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
-def value_text(value: Any, half: float | None) -> str:
-    """Of any type."""
-    if value is None:
-        return ""
-    return escaped(value) if isinstance(value, str) else number(value, half or None)
+def value_text(value: Any, half: float | None, digits: int | None = None) -> str:
+    """Of any type; numbers with so many digits, or with as many as they are worth."""
+    if value is None or isinstance(value, str):
+        return escaped(value or "")
+    if digits is None:
+        return number(value, half or None)
+    return f"{value:.{digits}f}" + ("" if half is None else f" ±{half:.{digits}f}")
 
 
 def auc_table(frame: pl.DataFrame) -> str:

@@ -86,9 +86,9 @@ def law_rows(frame: pl.DataFrame, floor: float | None) -> list[dict[str, str]]:
     """One for each model, SE or ME, and axis; none where there are too few sizes."""
     rows = []
     for (model, embed), own in frame.group_by("model", "embed", maintain_order=True):
-        if own["scale"].n_unique() < FEWEST:
-            continue
-        for axis in AXES:
+        for axis in [
+            axis for axis in AXES if own[axis].n_unique() >= FEWEST
+        ]:  # FM has one dense parameter at all sizes
             fit = fit_scaling(own[axis].to_numpy(), own["loss"].to_numpy(), floor)
             rows.append(
                 {"model": NAMES.get(str(model), str(model)), "": str(embed).upper(), "of": axis, **law_text(fit)}

@@ -850,7 +850,6 @@ def test_beside_the_paper(tmp_path: Path, shown: Callable[[str], Shown]) -> None
     assert any("another optimizer" in note for note in output.notes)
 
 
-@pytest.mark.xfail(strict=True, reason="results.plain leaves the half width of AUCs out: `difference` has none there")
 def test_the_interval_beside_the_paper_is_in_results(tmp_path: Path, shown: Callable[[str], Shown]) -> None:
     """Welch's, from `difference_half`."""
     made = MadeUp(tmp_path / "out", dataset="criteo")
@@ -1016,7 +1015,6 @@ def test_three_sizes_have_no_law(made: MadeUp, shown: Callable[[str], Shown]) ->
     assert output.tables == [] and output.figures == ["scaling"]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="FM and FFM have as many dense parameters at every size")
 def test_a_model_whose_dense_parameters_do_not_grow_is_drawn(made: MadeUp, shown: Callable[[str], Shown]) -> None:
     """No law of them, but of the others."""
     for scale, seed in itertools.product((1, 2, 4, 8), SEEDS):
