@@ -17,10 +17,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from experiments import claims
 from experiments.drawing import save_data
 from experiments.found import Runs
 from experiments.output import Output
 from recsys_collapse.callback.spectrum import COLLAPSE, SPECTRA
+from recsys_collapse.stats import Interval
 from tests.test_records import result
 
 BEST, OTHER, START = 2, 4, -1
