@@ -61,7 +61,7 @@ def claims(cell: Cell, embed_size: int, norms: Sequence[Tensor]) -> list[Claim]:
     name, less = name_of(cell), "trained - new models"
     quantity = f"sd / mean over sets of the norms, mean over pairs, {less}"
     return [
-        Claim("sets learn different interaction patterns", name, quantity, vary, digits=3),
+        Claim("sets learn different interaction patterns", name, quantity, vary, digits=4),
         Claim(
             "... and are no more alike than by chance", name, f"correlation of two sets' norms, {less}", agree, 3, BELOW
         ),
