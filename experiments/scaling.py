@@ -73,12 +73,19 @@ def point_frame(runs: Runs) -> pl.DataFrame:
 
 def draw_axis(axes: Any, points: pl.DataFrame, axis: str) -> None:
     """Means with 95% intervals over seeds, SE and ME."""
+    from matplotlib.ticker import EngFormatter
+
     for number, embed in enumerate(("se", "me")):
         own = [group for _, group in points.filter(embed=embed).group_by("scale", maintain_order=True)]
         found = [student(group["loss"].to_list()) for group in own]
         half, size = [interval.half or 0.0 for interval in found], [group[axis][0] for group in own]
         axes.errorbar(size, [i.estimate for i in found], half, label=embed.upper(), **line_look(number))
-    axes.set(xscale="log", xlabel=axis)
+    low, high = points[axis].min(), points[axis].max()
+    ticks = sorted({low, (low * high) ** 0.5, high})
+    axes.set(
+        xscale="log", xlabel=axis, xticks=ticks, xticklabels=[EngFormatter(places=1, sep="")(tick) for tick in ticks]
+    )
+    axes.minorticks_off()
     axes.legend()
 
 
