@@ -15,10 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from experiments import fig1, fig2, fig3, fig4, fig5, fig6, fig8a, fig8b, fig8c, fig8d, scaling, table1, table2
 from experiments.results import write_results
 from experiments.study import Artefact, draw, folder_of, plan_of, run_missing, union
-from experiments.words import PLAN_ONLY, Words, parse, said
+from experiments.words import PLAN_ONLY, Words, arguments, parse, said
 from recsys_collapse.launch.plan import Plan, compose_jobs
 from recsys_collapse.run import guarded
 from recsys_collapse.runs.durable import remove
@@ -27,8 +29,6 @@ from recsys_collapse.runs.version import code_version
 
 MODULES = (table1, fig1, fig2, fig3, fig5, fig6, fig8a, fig8b, fig8c, fig8d, scaling)
 ARTEFACTS = tuple(module.ARTEFACT for module in MODULES)
-
-
 TOY = "toy."
 
 
@@ -52,8 +52,10 @@ def run(argv: Sequence[str]) -> int:
     """Plan, price, run, draw; 1 if something is missing in the end."""
     argued, only_plan = parse([word for word in argv if word != PLAN_ONLY]), PLAN_ONLY in argv
     words = {key: value for key, value in argued.items() if not key.startswith(TOY)}
+    toy_words = {key.removeprefix(TOY): value for key, value in argued.items() if key.startswith(TOY)}
     plans = plans_of(words)
     plan = union(list(plans.values()))
+    toy_config = compose_toy(plan.output_dir, toy_words)
     run_missing(plan, only_plan)
     if only_plan:
         return 0
@@ -69,8 +71,9 @@ def run(argv: Sequence[str]) -> int:
             missing.append(f"{artefact.name} (for want of runs)")
             remove(folder_of(own) / f"{artefact.name}.json")
     table2.table2(plan.config, {key: value for key, value in words.items() if key.startswith("dataset")})
-    draw_toy(plan.output_dir, {k.removeprefix(TOY): value for k, value in argued.items() if k.startswith(TOY)})
     toy = plan.output_dir / "paper" / "toy"
+    if not is_drawn(toy / "fig4.json", toy_words):
+        fig4.act(toy_config, arguments(toy_words))
     path = write_results([folder_of(plan), toy], folder_of(plan), said("paper", argued))
     print(f"results  {path}")
     if missing:
@@ -78,20 +81,22 @@ def run(argv: Sequence[str]) -> int:
     return 1 if missing else 0
 
 
-def draw_toy(output_dir: Path, words: Words) -> None:
-    """Figure 4, unless this code has drawn it with these words.
+def compose_toy(output_dir: Path, words: Words) -> DictConfig:
+    """The config of Figure 4.
 
     Raises:
         ValueError: a word is wrong.
     """
-    argv = [f"{key}={value}" for key, value in words.items()]
-    configs = compose_jobs([*argv, f"output_dir={output_dir}"], "toy")
+    configs = compose_jobs([*arguments(words), f"output_dir={output_dir}"], "toy")
     assert configs is not None
     fig4.check_options(configs[0])
-    path = output_dir / "paper" / "toy" / "fig4.json"
+    return configs[0]
+
+
+def is_drawn(path: Path, words: Words) -> bool:
+    """Whether this code has drawn Figure 4 with these words."""
     before = json.loads(path.read_text()) if path.exists() else {}
-    if (before.get("command"), before.get("code_version")) != (said("fig4", words), code_version()):
-        fig4.act(configs[0], argv)
+    return (before.get("command"), before.get("code_version")) == (said("fig4", words), code_version())
 
 
 def main() -> int:

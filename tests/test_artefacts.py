@@ -75,6 +75,12 @@ def test_a_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert scan(tmp_path) == [] and not (tmp_path / "paper").exists()
 
 
+def test_a_wrong_word_of_the_toy_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seeds=0"):
+        paper.run([*WORDS, *SMALLER, "toy.seeds=0", f"output_dir={tmp_path}"])
+    assert scan(tmp_path) == []
+
+
 def test_results_have_every_claim_and_its_command(made: Path, tmp_path: Path) -> None:
     text = (made / "paper" / "tiny" / "RESULTS.md").read_text()
     for artefact in paper.ARTEFACTS:
