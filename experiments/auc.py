@@ -16,7 +16,7 @@ Weights = dict[Cell, float]
 MARGIN = 1e-4
 """AUC per doubling that is no scaling: in the paper, the slopes of ME are 1.2e-4 (IPNN, Criteo) to 1.2e-3."""
 FEWEST_SEEDS = 3
-"""For an interval over seeds and rows: with two, a nominal 95% covers .88 (simulated)."""
+"""For an interval over seeds and rows: with two, a nominal 95% covers .92 and less (a slow test of stats)."""
 
 
 def contrasts(runs: Runs, asked: Mapping[str, Weights]) -> dict[str, Interval]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import polars as pl
 from rich.table import Table
 
 from recsys_collapse.stats import Interval, equivalence, holm, minimum_detectable, not_above
@@ -131,8 +130,3 @@ def cells_of(claim: Claim, repeat: bool = True) -> list[str]:
         "–" if p is None else f"{p:.2g}",
         claim.verdict,
     ]
-
-
-def claim_frame(claims: Sequence[Claim]) -> pl.DataFrame:
-    """For machines: one row per claim."""
-    return pl.DataFrame([claim.row() for claim in claims], infer_schema_length=None)

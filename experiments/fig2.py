@@ -4,6 +4,7 @@ Fields are sorted by their cardinality; information abundance (IA) is that of th
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def draw(runs: Runs, output: Output) -> None:
     fields = frame["field"].n_unique()
     with panels(rows, 1, size=(max(4.0, 0.2 * fields + 1.2) + 1.3, 3.2)) as (figure, axes):
         for place, cell in zip(axes[:, 0], runs.cells, strict=True):
-            draw_fields(place, frame, {name_of(cell): (cell, None)})
+            draw_fields(place, frame, [cell])
             place.set(title=f"{name_of(cell)} on {runs.dataset}", ylabel="IA (mean, range over seeds)")
     output.figure(figure, frame)
     collapse, order = [], []
@@ -65,15 +66,15 @@ def field_frame(runs: Runs, cell: Cell, every_set: bool = False) -> pl.DataFrame
     return pl.concat(frames).sort("cardinality", "field", "seed", maintain_order=True)
 
 
-def draw_fields(axes: Any, frame: pl.DataFrame, lines: dict[str, tuple[Cell, int | None]]) -> None:
+def draw_fields(axes: Any, frame: pl.DataFrame, cells: Sequence[Cell]) -> None:
     """IA of every field by ascending cardinality: mean and range over seeds of some cells, and random tables."""
     names = frame["field"].unique(maintain_order=True).to_list()
-    for number, (label, (cell, embedding_set)) in enumerate(lines.items()):
-        own = of_cell(frame, cell, embedding_set)
+    for number, cell in enumerate(cells):
+        own = of_cell(frame, cell)
         mean, low, high = (own[name].to_numpy() for name in ("ia", "low", "high"))
         error = [mean - low, high - mean]
         places = [place + 0.12 * number for place in range(len(names))]  # beside each other
-        axes.errorbar(places, mean, error, label=label, **line_look(number))
+        axes.errorbar(places, mean, error, label=name_of(cell), **line_look(number))
     axes.plot(range(len(names)), own["random"].to_numpy(), "k--", label="random")
     size = dict(frame.select("field", "cardinality").unique().iter_rows())
     labels = [f"{name} ({size[name]:,})" for name in names]
@@ -82,10 +83,9 @@ def draw_fields(axes: Any, frame: pl.DataFrame, lines: dict[str, tuple[Cell, int
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def of_cell(frame: pl.DataFrame, cell: Cell, embedding_set: int | None = None) -> pl.DataFrame:
-    """Mean, low and high over seeds of every field of a cell, in the order of the frame."""
-    own = frame.filter(*(pl.col(key) == value for key, value in cell._asdict().items()))
-    own = own.filter(pl.col("embedding_set").eq_missing(pl.lit(embedding_set, pl.Int32)))
+def of_cell(frame: pl.DataFrame, cell: Cell) -> pl.DataFrame:
+    """Mean, low and high over seeds of every field's whole table, of a cell, in the order of the frame."""
+    own = frame.filter(pl.col("embedding_set").is_null(), **cell._asdict())
     return own.group_by("field", maintain_order=True).agg(
         pl.col("cardinality").first(),
         pl.col("ia").mean(),
@@ -107,10 +107,8 @@ def order_claim(frame: pl.DataFrame, cell: Cell) -> Claim | None:
 
     generator = np.random.default_rng(0)
     p = permutation_test((ia,), rho, permutation_type="pairings", n_resamples=9999, rng=generator).pvalue
-    text, quantity = (
-        "control, not in the paper: IA rises with cardinality",
-        "Spearman's rho over fields, of means over seeds",
-    )
+    text = "control, not in the paper: IA rises with cardinality"
+    quantity = "Spearman's rho over fields, of means over seeds"
     return Claim(text, name_of(cell), quantity, Interval(rho(ia), None), digits=2, p_value=float(p), sources="fields")
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from experiments import needs
 from experiments.claims import Claim
 from experiments.drawing import panels
-from experiments.fig2 import draw_fields, field_frame, name_of
+from experiments.fig2 import draw_fields, field_frame
 from experiments.found import NAMES, Cell, Runs, abundance
 from experiments.output import Output
 from experiments.study import Artefact, main
@@ -28,7 +28,7 @@ def draw(runs: Runs, output: Output) -> None:
     with panels(len(cells), 1, size=(max(4.0, 0.2 * fields + 1.2) + 1.3, 3.2)) as (figure, axes):
         for place, (model, pair) in zip(axes[:, 0], cells.items(), strict=True):
             own = frame.filter(pl.col("model") == model)
-            draw_fields(place, own, {name_of(cell): (cell, None) for cell in pair})
+            draw_fields(place, own, pair)
             place.set(title=f"{NAMES.get(model, model)} on {runs.dataset}", ylabel="IA (mean, range over seeds)")
     output.figure(figure, frame)
     best, same = [], []

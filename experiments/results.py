@@ -91,7 +91,7 @@ def copied(folder: Path, to: Path) -> str:
 
 
 def summary(contents: dict[Path, list[dict[str, Any]]]) -> str:
-    """Claims by data set: how many lines hold, do not, cannot be decided."""
+    """Claims by data set, each with its verdicts."""
     texts: dict[tuple[str, str], dict[str, list[str]]] = {}
     for folder, artefacts in contents.items():
         for one in artefacts:

@@ -58,8 +58,8 @@ def claims(runs: Runs, model: str) -> list[Claim]:
     if len(single) > 1 and len(several) > 1:
         found = contrasts(runs, slopes(single, several))
         made += [
-            Claim("SE scales poorly", about, f"SE: {PER_DOUBLING}, at most {MARGIN}", found["one"], kind=AT_MOST),
-            Claim("SE is flat", about, f"SE: {PER_DOUBLING}, within ±{MARGIN}", found["one"], kind=WITHIN),
+            Claim("SE scales poorly", about, f"SE: {PER_DOUBLING}, at most {MARGIN}", found["one"], 5, AT_MOST, MARGIN),
+            Claim("SE is flat", about, f"SE: {PER_DOUBLING}, within ±{MARGIN}", found["one"], 5, WITHIN, MARGIN),
             Claim("ME scales", name, f"ME: {PER_DOUBLING}", found["other"]),
             Claim("ME scales better than SE", name, f"ME - SE: {PER_DOUBLING}", found["difference"]),
         ]
@@ -72,7 +72,7 @@ def claims(runs: Runs, model: str) -> list[Claim]:
                     "the base model" if label == "base" else "SE of the same size"
                 )
                 made.append(Claim(text, name, f"test AUC, ME {top.scale}x - {label}", gain))
-    return [replace(claim, sources=BOTH, margin=MARGIN) for claim in made]
+    return [replace(claim, sources=BOTH) for claim in made]
 
 
 def auc_table(runs: Runs, frame: pl.DataFrame, spread: bool) -> Table:

@@ -13,7 +13,6 @@ from experiments.claims import (
     WITHIN,
     Claim,
     cells_of,
-    claim_frame,
     claim_table,
     decided,
     undecided,
@@ -88,9 +87,8 @@ def test_rows_for_people_and_machines() -> None:
     found = decided([claim(0.01234), claim(0.5, None, text="one seed")])
     assert cells_of(found[0])[3] == "0.01234 ±0.00196" and cells_of(found[0], repeat=False)[0] == ""
     assert cells_of(found[1])[3:] == ["0.50000", "–", "–", OPEN]
-    frame = claim_frame(found)
-    row = frame.row(0, named=True)
+    row = found[0].row()
     assert row["low"] == pytest.approx(0.01234 - 1.96 * 0.001, abs=1e-6) and row["verdict"] == HOLDS
     assert math.isclose(row["detectable"], 2.8 * 0.001, rel_tol=0.01)  # (z_.975 + z_.8) standard errors
-    assert frame.row(1, named=True)["low"] is None
+    assert found[1].row()["low"] is None
     assert claim_table(found, "title").row_count == 2

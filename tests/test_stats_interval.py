@@ -164,3 +164,11 @@ def test_coverage_where_all_is_counted_twice(seeds: int) -> None:
     both, only_rows, only_seeds = coverage(repeats=2000, seeds=seeds, n=500, seed_effect=0, shared=0, own=0.7)
     print(f"coverage, {seeds} seeds, interaction only: both {both}, rows {only_rows}, seeds {only_seeds}")
     assert 0.97 < both < 0.9995 and 0.93 < only_seeds < 0.97
+
+
+@pytest.mark.slow
+def test_two_seeds_cover_too_little() -> None:
+    """Why experiments ask for three: the degrees of freedom are estimated from one."""
+    both, _, _ = coverage(repeats=2000, seeds=2, n=500, seed_effect=0.6)
+    print(f"coverage, 2 seeds, effect 0.6: both {both}")
+    assert 0.85 < both < 0.94
