@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys_collapse.dropout import ReLUDropout
+
 
 class GroupedLinear(nn.Module):
     """M linear layers: (B, M, I) -> (B, M, O), y^(m) = W^(m) x^(m) + b^(m) in one batched product.
@@ -51,8 +53,7 @@ class Projection(nn.Sequential):
         super().__init__(
             GroupedLinear(num_sets, in_size, out_size),
             GroupedBatchNorm(num_sets, out_size),
-            nn.ReLU(inplace=True),  # batch norm's gradient needs its input only
-            nn.Dropout(dropout),
+            ReLUDropout(dropout),
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys_collapse.dropout import Dropout
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
 from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices
@@ -88,7 +89,7 @@ class NFwFM(Backbone):
             nn.Sequential(
                 FieldWeightedPooling(num_sets, len(cardinalities), pairs),
                 GroupedBatchNorm(num_sets, embed_size),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 Projection(num_sets, embed_size, width, dropout),
             ),
             MLPHead(width, shared_sizes, dropout),
