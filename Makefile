@@ -58,7 +58,7 @@ bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.framework
 	$(BIN)/python -m benchmarks.spectrum
 
-bench-peers: $(PEERS_STAMP)  ## a training step against DeepCTR-Torch and RecBole, in a venv of their own (about 30 minutes)
+bench-peers: $(PEERS_STAMP)  ## a training step against DeepCTR-Torch and RecBole, in a venv of their own (perhaps 30 minutes)
 	$(PEERS)/bin/python -m pytest tests/test_peers.py
 	$(PEERS)/bin/python -m benchmarks.peers
 
