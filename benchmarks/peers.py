@@ -11,8 +11,9 @@ with PyTorch's dense Adam, as both libraries do, in two ways:
   progress bar and metrics are left out.
 
 A step is forward, loss, backward, optimizer, and gradients dropped, on ids that it has not seen: an optimizer that does
-rows only when they are read again would look too fast on one and the same batch. All 30 comparisons may take half
-an hour on 2 cores (an estimate: they were run in parts); xdeepfm at 10 is the largest, since the peer's CIN holds 1.2 GB several times.
+rows only when they are read again would look too fast on one and the same batch. All 30 comparisons may take half an
+hour on 2 cores (an estimate: they were run in parts). xdeepfm at 10 is the largest: the products of a CIN layer of the
+peer are 1.2 GB, in several copies.
 """
 
 import argparse
