@@ -47,9 +47,9 @@ def log_spaced_cardinalities() -> list[int]:
     return [round(smallest * factor**i) for i in range(NUM_FIELDS)]
 
 
-def batch(cardinalities: list[int]) -> tuple[Tensor, Tensor]:
+def batch(cardinalities: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Ids (B, N), int32 and small ones far more frequent, and labels (B,)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     skewed_BN = torch.rand(BATCH, len(cardinalities), generator=generator) ** 3
     x_BN = (skewed_BN * torch.tensor(cardinalities)).to(torch.int32)
     return x_BN, torch.randint(2, (BATCH,), generator=generator).float()
