@@ -4,65 +4,15 @@ Shapes: B batch, M embedding sets, N fields, K embedding size per set, R = B*K c
 that enter a layer, O that leave it, H width of h.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import CINHead
-from recsys_collapse.layers import Concat, Projection, cut_hidden
+from recsys_collapse.layers import Concat, Projection, cut_hidden, sum_products
 from recsys_collapse.model.backbone import Backbone
-
-BLOCK = {"cpu": 2**20, "cuda": 2**25}  # numbers of the products (O*N, part of R) at a time: what the cache holds
-
-
-class Compress(torch.autograd.Function):
-    """x'_o = sum_{n,i} W_{o,n,i} x0_n * x_i, element by element; x0 (M, N, R), x (M, I, R), W (M, O, N, I).
-
-    All products W_{o,n} x, (M, O*N, R), would be far larger than what goes in and out: they are made block by block,
-    in the cache, and again in the backward pass. `x=None`: x is x0, as in the first layer, where the gradient needs
-    no product again: that of x0_n is sum_{o,i} g_o (W_{o,n,i} + W_{o,i,n}) x0_i.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x0_MNR: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
-        ctx.save_for_backward(x0_MNR, x_MIR, weight_MONI)
-        num_sets, out_maps, num_fields, _ = weight_MONI.shape
-        found_MOR = x0_MNR.new_empty(num_sets, out_maps, x0_MNR.shape[2])
-        entering_MIR = x0_MNR if x_MIR is None else x_MIR
-        for m, part in _blocks(x0_MNR, out_maps):
-            wx_ONR = (weight_MONI[m].flatten(0, 1) @ entering_MIR[m, :, part]).unflatten(0, (out_maps, num_fields))
-            torch.sum(wx_ONR.mul_(x0_MNR[m, :, part]), dim=1, out=found_MOR[m, :, part])
-        return found_MOR
-
-    @staticmethod
-    def backward(ctx: Any, grad_MOR: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        x0_MNR, x_MIR, weight_MONI = ctx.saved_tensors
-        first, entering_MIR = x_MIR is None, x0_MNR if x_MIR is None else x_MIR
-        weight_MPI = weight_MONI.flatten(1, 2)
-        back_MPI = (weight_MONI + weight_MONI.mT).flatten(1, 2) if first else weight_MPI
-        grad_x0_MNR, grad_MPI = torch.empty_like(x0_MNR), torch.zeros_like(weight_MPI)
-        grad_x_MIR = grad_x0_MNR if first else torch.empty_like(x_MIR)
-        for m, part in _blocks(x0_MNR, grad_MOR.shape[1]):
-            grad_O1R, x0_NR, x_IR = grad_MOR[m, :, None, part], x0_MNR[m, :, part], entering_MIR[m, :, part]
-            grad_PR = (grad_O1R * x0_NR).flatten(0, 1)
-            grad_MPI[m].addmm_(grad_PR, x_IR.mT)
-            grad_x_MIR[m, :, part] = back_MPI[m].mT @ grad_PR
-            if not first:
-                wx_PR = torch.mm(weight_MPI[m], x_IR, out=grad_PR)
-                torch.sum(wx_PR.view(-1, *x0_NR.shape).mul_(grad_O1R), dim=0, out=grad_x0_MNR[m, :, part])
-        return grad_x0_MNR, None if first else grad_x_MIR, grad_MPI.view_as(weight_MONI)
-
-
-def _blocks(x0_MNR: Tensor, out_maps: int) -> Iterator[tuple[int, slice]]:
-    """Every set, and of its columns as many at a time as the cache has room for."""
-    num_sets, num_fields, columns = x0_MNR.shape
-    size = max(1, BLOCK.get(x0_MNR.device.type, BLOCK["cpu"]) // (out_maps * num_fields))
-    for m in range(num_sets):
-        for start in range(0, columns, size):
-            yield m, slice(start, min(start + size, columns))
 
 
 class CINLayer(nn.Module):
@@ -78,15 +28,9 @@ class CINLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_sets, out_maps, num_fields, in_maps).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_sets, out_maps).uniform_(-bound, bound))
 
-    def forward(self, x0_MNR: Tensor, x_MIR: Tensor | None) -> Tensor:
-        """(M, N, R) and (M, I, R) -> (M, O, R); None: the second is the first."""
-        device, weight = x0_MNR.device.type, self.weight
-        if torch.is_autocast_enabled(device):  # which does not look into a function of our own
-            low = torch.get_autocast_dtype(device)
-            x0_MNR, weight, x_MIR = x0_MNR.to(low), weight.to(low), None if x_MIR is None else x_MIR.to(low)
-        with torch.autocast(device, enabled=False):
-            x_MOR = Compress.apply(x0_MNR, x_MIR, weight)
-        return torch.relu(x_MOR + self.bias.unsqueeze(2))
+    def forward(self, x0_BMNK: Tensor, x_MIR: Tensor | None) -> Tensor:
+        """(B, M, N, K) and (M, I, R) -> (M, O, R); None: the second is the first."""
+        return torch.relu(sum_products(x0_BMNK, x_MIR, self.weight) + self.bias.unsqueeze(2))
 
 
 class CIN(nn.Module):
@@ -103,10 +47,9 @@ class CIN(nn.Module):
         self.layers = nn.ModuleList(CINLayer(num_sets, num_fields, *pair) for pair in sizes)
 
     def forward(self, e_BMNK: Tensor) -> Tensor:
-        x0_MNR = e_BMNK.permute(1, 2, 0, 3).flatten(2)
         x, found = None, []
         for layer in self.layers:
-            x = layer(x0_MNR, x)
+            x = layer(e_BMNK, x)
             found.append(x.unflatten(2, (len(e_BMNK), -1)).sum(dim=3))
         return torch.cat(found, dim=1).permute(2, 0, 1)
 
