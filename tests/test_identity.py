@@ -221,11 +221,11 @@ def ids(*words: str) -> list[str]:
     "spellings",
     [
         ["optimizer.lr=1", "optimizer.lr=1.0", "optimizer.lr=1e0", "optimizer.lr=10e-1"],
-        ["optimizer.lr=0.001", "optimizer.lr=1e-3", "optimizer.lr=.001", "optimizer.lr=1.0E-3", "optimizer.fused=true"],
+        ["optimizer.lr=0.001", "optimizer.lr=1e-3", "optimizer.lr=.001", "optimizer.lr=1.0E-3"],
         ["optimizer.weight_decay=0", "optimizer.weight_decay=-0.0", "optimizer.weight_decay=0e5"],
         ["trainer.gradient_clip=1", "trainer.gradient_clip='1'", "trainer.gradient_clip=1.0"],
         ["trainer.gradient_clip=null", "trainer.gradient_clip=NULL"],
-        ["optimizer.fused=false", "optimizer.fused=FALSE"],
+        ["optimizer.sparse_gradients=false", "optimizer.sparse_gradients=FALSE"],
         ["init=normal", "init=Init.normal", "init='normal'"],
         ["seed=3", "seed='3'"],
         ["model.backbone.hidden_sizes=[400,400]", "model.backbone.hidden_sizes=[400.0,4e2]"],
