@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from recsys_collapse.dataset.buckets import Bucket
 from recsys_collapse.dataset.files import content_hash
 from recsys_collapse.runs.canonical import canonical, digest
 
 if TYPE_CHECKING:  # a command that only skips finished runs needs neither
     import numpy as np
     import polars as pl
+
+    from recsys_collapse.dataset.buckets import Bucket
 
 PARTS = ("train", "valid", "test")
 MEMO = "content_hashes.json"  # in store_dir: hashing a large file takes a while, and nothing needs it twice
@@ -102,7 +103,7 @@ class Source(ABC):
         """Lines that the last `read` could not use and was allowed to leave out: file, line, reason, text."""
         return []
 
-    def field_buckets(self) -> dict[str, Bucket]:
+    def field_buckets(self) -> "dict[str, Bucket]":
         """Fields whose distinct values are turned into others before they are counted, such as numbers."""
         return {}
 

@@ -11,7 +11,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
@@ -30,6 +30,9 @@ from recsys_collapse.launch.explain import explain
 
 UNREADABLE = (HydraException, OmegaConfBaseException, ValueError)
 """What Hydra raises when a command does not compose; a ValueError is its word for a group set to null."""
+
+
+DIRNAME = ("exclude_keys", "item_sep", "kv_sep")
 
 
 class Repository(ConfigRepository):
@@ -71,7 +74,8 @@ class Composer:
     def __init__(self, args: argparse.Namespace, config_name: str) -> None:
         self.args, self.config_name = args, args.config_name or config_name
         self.loader = _make_hydra("run", args.config_dir).config_loader
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+        """What choices of groups make, with and without Hydra's own node."""
 
     def parse(self, overrides: list[str]) -> list[Override]:
         """Words of a command line, read.
@@ -92,41 +96,57 @@ class Composer:
         except UNREADABLE as error:
             raise ValueError(explain(self.args.overrides, self.loader, self.config_name, error)) from error
 
-    def jobs(self, words: list[list[str]], first: DictConfig) -> list[DictConfig]:
-        """The configs of jobs, without Hydra's own node, not resolved; `first` is one of the command, with it.
+    def first(self, words: list[str]) -> DictConfig:
+        """The config of a sweep's first job, with Hydra's own node.
 
         Raises:
             ValueError: a word of the command line cannot be applied.
         """
-        if first.hydra.searchpath:  # a word may be a group there
-            return [without_hydra(self.whole(overrides)) for overrides in words]
-        return [self._job(overrides) for overrides in words]
+        parsed = self.parse(words)
+        config = self._quickly(parsed, own=False)
+        if config is None:
+            return self.whole(words)
+        named = [override for override in parsed if not override.is_hydra_override()]
+        exclude, item_sep, kv_sep = (config.hydra.job.config.override_dirname[key] for key in DIRNAME)
+        config.hydra.job.override_dirname = get_overrides_dirname(named, exclude, item_sep, kv_sep)
+        config.hydra.overrides.task = [override.input_line for override in named]
+        config.hydra.overrides.hydra = [override.input_line for override in parsed if override.is_hydra_override()]
+        return config
 
-    def _job(self, overrides: list[str]) -> DictConfig:
-        parsed = self.parse(overrides)
-        if any(override.is_sweep_override() or override.is_hydra_override() for override in parsed):
-            return without_hydra(self.whole(overrides))
+    def job(self, words: list[str]) -> DictConfig:
+        """The config of one job, without Hydra's own node, not resolved.
+
+        Raises:
+            ValueError: a word of the command line cannot be applied.
+        """
+        parsed = self.parse(words)
+        config = self._quickly(parsed, own=not any(override.is_hydra_override() for override in parsed))
+        return without_hydra(self.whole(words) if config is None else config)
+
+    def _quickly(self, parsed: list[Override], own: bool) -> DictConfig | None:
+        """The choices of groups, composed before, with the other words applied; None: Hydra has to do it.
+
+        `own`: Hydra's own node may be missing.
+        """
+        if any(override.is_sweep_override() or override.key_or_group == "hydra.searchpath" for override in parsed):
+            return None
         values = [override for override in parsed if not self._chooses(override)]
-        choices = [str(override.input_line) for override in parsed if self._chooses(override)]
-        config = copy.deepcopy(self._base(choices))
+        choices = tuple(str(override.input_line) for override in parsed if self._chooses(override))
+        if choices not in self._bases:
+            base = self.whole(list(choices))
+            self._bases[choices] = base, without_key(base, "hydra")
+        if self._bases[choices][0].hydra.searchpath:  # other words may choose there
+            return None
+        config = copy.deepcopy(self._bases[choices][own])
         try:
             self.loader._apply_overrides_to_config(values, config)
         except UNREADABLE:
-            return without_hydra(self.whole(overrides))  # it raises, in the right words
-        return without_hydra(config)
+            return None  # Hydra says it in its own words
+        return config
 
     def _chooses(self, override: Override) -> bool:
         """Whether a word chooses an option of a group; all others change the config that the choices make."""
         return self.loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
-
-    def _base(self, choices: list[str]) -> DictConfig:
-        """What Hydra makes of these choices, without its own node, for which no value of a job is meant."""
-        if tuple(choices) not in self._bases:
-            config = self.whole(choices)
-            with open_dict(config):
-                del config["hydra"]
-            self._bases[tuple(choices)] = config
-        return self._bases[tuple(choices)]
 
 
 def show_help(name: str, argv: list[str], config_name: str = "config") -> bool:
@@ -163,6 +183,14 @@ def _make_hydra(name: str, folder: str | None) -> Hydra:
     assert isinstance(hydra.config_loader, ConfigLoaderImpl)
     hydra.config_loader.repository = Repository(search_path)
     return hydra
+
+
+def without_key(config: DictConfig, key: str) -> DictConfig:
+    """A copy that lacks a key, and is else the same: with its flags."""
+    rest = copy.deepcopy(config)
+    with open_dict(rest):
+        del rest[key]
+    return rest
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

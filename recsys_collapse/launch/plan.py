@@ -7,6 +7,7 @@ is skipped in the same breath, and the table at the end knows which runs belong 
 import argparse
 import errno
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,8 +86,8 @@ def differences_of(jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def plan_job(config: DictConfig) -> Job:
-    """The run that a valid config stands for.
+def plan_job(config: DictConfig, fingerprints: dict[str, str] | None = None) -> Job:
+    """The run that a valid config stands for; `fingerprints` of data are remembered from job to job.
 
     Raises:
         ValueError: an option of the data is wrong, or its files cannot be read.
@@ -94,9 +95,12 @@ def plan_job(config: DictConfig) -> Job:
     for name, node in config.callback.items():
         if node is None:
             raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
-    source = build(config.dataset, "dataset")
-    fingerprint = source.fingerprint(config.split_seed, Path(config.store_dir) / MEMO, _say_what_takes_long)
-    identifier = run_id(config, fingerprint)
+    known = {} if fingerprints is None else fingerprints
+    data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir])
+    if data not in known:
+        source = build(config.dataset, "dataset")
+        known[data] = source.fingerprint(config.split_seed, Path(config.store_dir) / MEMO, _say_what_takes_long)
+    identifier = run_id(config, known[data])
     return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))
 
 
@@ -132,7 +136,8 @@ def make_plan(argv: list[str]) -> Plan | None:
         config.sweep = sweep
     for key in ("output_dir", "store_dir"):
         _try_to_write(key, Path(first[key]))
-    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
+    known: dict[str, str] = {}
+    jobs = {job.name: job for job in (plan_job(config, known) for config in configs)}  # a run that two cells of the grid share is one job
     return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra, len(configs))
 
 
@@ -193,7 +198,7 @@ def _compose_all(args: argparse.Namespace, config_name: str) -> tuple[list[DictC
             ):
                 raise ValueError(f"{override.input_line}: expected a list of values to sweep over, such as scale=1,2,4")
         words = BasicSweeper.split_arguments(parsed, None)[0]
-        first = composer.whole(words[0])
+        first = composer.first(words[0]) if args.multirun else composer.whole(words[0])
         hydra = first.hydra
         if not (args.multirun or hydra.mode == RunMode.MULTIRUN):
             config = first if words == [args.overrides] else composer.whole(args.overrides)
@@ -204,7 +209,7 @@ def _compose_all(args: argparse.Namespace, config_name: str) -> tuple[list[DictC
             )
         params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
         words = BasicSweeper.split_arguments(composer.parse(params + args.overrides), None)[0]
-        return [_resolved(config) for config in composer.jobs(words, first)], hydra
+        return [_resolved(config) for config in map(composer.job, words)], hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(args.overrides, composer.loader, composer.config_name, error)) from error
 
