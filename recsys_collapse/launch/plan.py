@@ -137,7 +137,9 @@ def make_plan(argv: list[str]) -> Plan | None:
     for key in ("output_dir", "store_dir"):
         _try_to_write(key, Path(first[key]))
     known: dict[str, str] = {}
-    jobs = {job.name: job for job in (plan_job(config, known) for config in configs)}  # a run that two cells of the grid share is one job
+    jobs = {
+        job.name: job for job in (plan_job(config, known) for config in configs)
+    }  # a run that two cells of the grid share is one job
     return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra, len(configs))
 
 
