@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -18,6 +19,5 @@ class FirstStep(lightning.Callback):
     ) -> None:
         """The other callbacks have measured the initialisation by now, and the batch is on the device."""
         now = time.time()
-        with open(self.path, "w") as file:
-            file.write(str(now))
+        Path(self.path).write_text(str(now))
         os._exit(0)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -26,12 +28,17 @@ JOBS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def no_hydra_is_left() -> Iterator[None]:
+    yield
+    GlobalHydra.instance().clear()
+
+
 def test_jobs_are_what_hydra_composes() -> None:
     """Values, types, references and flags of every node; with the node `hydra` too, for the first job."""
     register()
     composer = Composer(get_args_parser().parse_args([]), "config")
-    slow = Composer(get_args_parser().parse_args([]), "config").loader
-    slow.repository = ConfigRepository(slow.config_search_path)
+    slow = ConfigLoaderImpl(composer.loader.config_search_path)
     for text in JOBS * 2:
         words = [word.strip("'") for word in text.replace("a b", "a_b").split()]
         expected = slow.load_configuration("config", words, run_mode=RunMode.RUN)

@@ -1,4 +1,4 @@
-"""What a planted model (`planted.py`) is made of. Without numpy: a command that only skips finished runs draws nothing."""
+"""What a planted model (`planted.py`) is made of. Without numpy: what only skips finished runs draws nothing."""
 
 from dataclasses import dataclass
 

@@ -23,7 +23,7 @@ def not_measured(job: Job) -> list[str]:
 
 
 def _has_section(text: str, section: dict[str, Any]) -> bool:
-    """Whether this section of a config stands in a file as a run writes it: to read the file takes ten times as long."""
+    """Whether this section of a config stands in a file as a run writes it; reading the file takes far longer."""
     _, found, rest = f"\n{text}".partition(f"\n{OmegaConf.to_yaml(OmegaConf.create(section))}")
     return bool(found) and not rest.startswith((" ", "-"))
 

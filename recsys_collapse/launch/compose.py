@@ -1,6 +1,6 @@
 """Composing the jobs of a command exactly as Hydra does, in less time; and Hydra's `--help`, in less time.
 
-Composing takes Hydra 0.1 to 0.2 s, most of it in the groups: which files, their YAML, merging them. Jobs of a sweep that
+Composing takes Hydra 0.1 to 0.2 s, most of it in the groups: which files, their YAML, merging them. Jobs that
 choose the same options of groups (`model=dcnv2 embed=me`) differ in plain values only (`scale=2`): the groups are
 composed once for all of them, and each gets a copy with its values applied by Hydra. What is not as simple as that is
 composed by Hydra alone. `tests/test_compose.py` holds the two against each other.
@@ -36,7 +36,7 @@ DIRNAME = ("exclude_keys", "item_sep", "kv_sep")
 
 
 class Repository(ConfigRepository):
-    """Hydra's, which it copies whole for every look at a group, with all configs that it knows: here that costs nothing.
+    """Hydra's, which it copies for every look at a group, with all configs that it knows: here that costs nothing.
 
     What Hydra may change in its copy are the files and the list of sources, and those are the copy's own.
     """
