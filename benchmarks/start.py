@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 RUN = [sys.executable, "-m", "recsys_collapse.run"]
-SWEEP = "-m model=dcnv2 scale=1,2,3,4,10 embed=se,me dataset=tiny trainer.max_epochs=1 logger=local".split()
+SWEEP = ["-m", "model=dcnv2", "scale=1,2,3,4,10", "embed=se,me", "dataset=tiny", "trainer.max_epochs=1", "logger=local"]
 MARKER = [
     "+callback.first_step._target_=benchmarks.first_step.FirstStep",
     "+callback.first_step.path={path}",
