@@ -73,7 +73,9 @@ class Composer:
 
     def __init__(self, args: argparse.Namespace, config_name: str) -> None:
         self.args, self.config_name = args, args.config_name or config_name
-        self.loader = _make_hydra("run", args.config_dir).config_loader
+        loader = _make_hydra("run", args.config_dir).config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        self.loader = loader
         self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
         """What choices of groups make, with and without Hydra's own node."""
 
