@@ -1,7 +1,7 @@
 """Memory that a training step frees stays with the process, for the next step.
 
-glibc hands large blocks back to the system at once, and every step asks for them again: the system then fills page after
-page with zeros, which took up to half of a step (`make bench`). Elsewhere than on glibc nothing is changed.
+glibc hands large blocks back to the system at once, and every step asks for them again: the system then fills page
+after page with zeros, which takes up to half of a step. Elsewhere than on glibc nothing is changed.
 """
 
 import ctypes

@@ -87,7 +87,7 @@ DIFFER = {
     "optimizer.lr=0.01": ["optimizer.lr: 0.01 instead of 0.001"],
     "optimizer=adam_no_decay": ["optimizer.weight_decay: 0.0 instead of 1e-06"],
     "optimizer=adamw": [
-        "optimizer.decoupled_weight_decay: True instead of none",
+        "optimizer.decoupled_weight_decay: True instead of False",
         "optimizer.weight_decay: 0.01 instead of 1e-06",
     ],
     "optimizer=sparse_adam": ["optimizer: sparse_adam instead of adam"],
