@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from recsys_collapse.dropout import Dropout
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices, sum_products
+from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices
 from recsys_collapse.model.backbone import Backbone
+from recsys_collapse.products import sum_products
 
 PAIRS = ("full", "upper")
 

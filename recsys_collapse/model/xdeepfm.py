@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import CINHead
-from recsys_collapse.layers import Concat, Projection, cut_hidden, sum_products
+from recsys_collapse.layers import Concat, Projection, cut_hidden
 from recsys_collapse.model.backbone import Backbone
+from recsys_collapse.products import sum_products
 
 
 class CINLayer(nn.Module):
