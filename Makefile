@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DATASET ?= mini
 SEEDS ?= 0,1,2
 WORDS ?=
-.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench clean
+.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,14 +46,19 @@ lint: $(STAMP)  ## format, lint and type checks
 docs: $(STAMP)  ## the pictures of docs/metrics.md
 	$(BIN)/python -m docs.pictures
 
-bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
+bench: $(STAMP)  ## speed, interleaved against plain loops (about an hour)
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.synthetic
 	$(BIN)/python -m benchmarks.predict
-	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.framework
 	$(BIN)/python -m benchmarks.spectrum
+	$(BIN)/python -m benchmarks.table --json benchmarks/results/step-cpu.json; found=$$?; \
+		$(BIN)/python -m benchmarks.report && exit $$found
+
+bench-gpu: $(STAMP)  ## the table of training steps on CUDA (never run so far: no GPU was at hand)
+	$(BIN)/python -m benchmarks.table --device cuda --json benchmarks/results/step-cuda.json
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the targets made, but neither outputs/ nor .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.framework import store
 from benchmarks.interleave import interleave
-from benchmarks.step import batch, log_spaced_cardinalities, training_step
+from benchmarks.step import Side, batch, log_spaced_cardinalities, phases
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.dataset.store import Store
@@ -160,7 +160,12 @@ def share_of_an_epoch(config: DictConfig, data: Store, repeats: int) -> float:
     module.train_count_D = torch.randint(0, 3, (sum(data.cardinalities),))
     measuring = build(config.callback.spectrum, "callback.spectrum")
     x_BN, y_B = batch(data.cardinalities)
-    step = training_step(module.backbone, True, x_BN, y_B)
+    parts = phases(Side(module.backbone, module.configure_optimizers()), x_BN, y_B)
+
+    def step() -> None:
+        for part in parts:
+            part()
+
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = SimpleNamespace(loggers=[], default_root_dir=folder, is_global_zero=True)
         trainer.current_epoch = trainer.global_step = 0
