@@ -17,6 +17,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from experiments.drawing import panels
+from recsys_collapse.runs.figure import COLOURS
 
 HERE = Path(__file__).parent
 BEGIN = "<!-- begin: written by python -m benchmarks.report -->"
@@ -95,19 +96,20 @@ def rates_of(cases: Sequence[Record]) -> list[str]:
 
 
 def draw(report: Record, path: Path) -> None:
-    """Time against scale, both logarithmic."""
+    """Time, logarithmic, against scale."""
     backbones = list(dict.fromkeys(record["backbone"] for record in report["cases"]))
     with panels(-(-len(backbones) // 3), min(3, len(backbones))) as (figure, axes):
         for axis in axes.flat[len(backbones) :]:
             axis.set_visible(False)
         for backbone, axis in zip(backbones, axes.flat, strict=False):
-            for embed, colour in (("se", "C0"), ("me", "C1")):
+            for embed, colour in (("se", COLOURS[0]), ("me", COLOURS[1])):
                 record_S = curve(report["cases"], backbone, embed)
                 scale_S = [record["scale"] for record in record_S]
                 for key, style, label in (("ms", "o-", embed.upper()), ("floor_ms", "--", f"{embed.upper()}, floor")):
                     values = [record["step"][key] for record in record_S]
                     axis.plot(scale_S, values, style, color=colour, label=label)
             axis.set(title=backbone, xlabel="scale", ylabel="ms per step", yscale="log")
+            axis.set_xticks(sorted({record["scale"] for record in report["cases"]}))
         axes.flat[0].legend()
         figure.savefig(path, dpi=150)
 
