@@ -4,8 +4,8 @@ Reads every `benchmarks/results/step-*.json` that `benchmarks.table` wrote, and 
 that is there, and writes into `benchmarks/RESULTS.md`, between two marks: what stands outside of them is kept. The
 figure of `step-cpu.json` is `step-cpu.png`: time against scale, one panel for each backbone, the floor dashed.
 
-A peer's file is `{"cases": [{"backbone", "embed", "scale", "peer", "ms"}, ...]}`: milliseconds of a step of a peer on
-the architecture of that case. The column shows how many times as fast ours is.
+`peers.json` is what `benchmarks.peers --json` writes: per backbone, scale and way to train the peer, the ratio of our
+time to that of the peer (`library`) on single-embedding. The last column shows how many times as fast ours is.
 """
 
 import argparse
@@ -52,9 +52,10 @@ def row(record: Record) -> list[str]:
 
 
 def against_peers(record: Record, peers: Sequence[Record]) -> str:
-    """How many times as fast ours is as each peer on this case."""
-    own = [peer for peer in peers if name_of(peer) == name_of(record)]
-    return ", ".join(f"{peer['peer']} {peer['ms'] / record['step']['ms']:.2f}" for peer in own)
+    """How many times as fast ours is as a peer, by the way in which that is trained; a peer has one set."""
+    place = record["backbone"], record["scale"], record["num_sets"]
+    own = [peer for peer in peers if (peer["backbone"], peer["scale"], 1) == place]
+    return ", ".join(f"{peer['library']} ({peer['trained']}) {1 / peer['ratio']:.2f}" for peer in own)
 
 
 def markdown(report: Record, peers: Sequence[Record], figure: str) -> str:
@@ -150,7 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     for file in files:
         report, figure = json.loads(file.read_text()), file.with_suffix(".png")
         draw(report, figure)
-        sections.append(markdown(report, peers if report["device"] == "cpu" else [], f"results/{figure.name}"))
+        same = report["device"] == "cpu" and report["precision"] == "32-true"  # as the peers were measured
+        sections.append(markdown(report, peers if same else [], f"results/{figure.name}"))
     results = folder / "RESULTS.md"
     text = results.read_text() if results.exists() else "# Speed of a training step\n"
     results.write_text(insert(text, "\n\n".join(sections)))

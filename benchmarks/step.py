@@ -4,8 +4,8 @@
 
 39 fields as Criteo has, a table of 1.08 million rows, batch 2048, sizes and dropout as in conf/model (base size 10,
 nfwfm 50). Ours is built as a run builds it: `train.build_module` and its optimizer, from a composed config. A step is
-forward and loss, backward, and the optimizer's step with the gradients dropped. The floor is that of
-`benchmarks.floor`, from rates that are measured in the same process before and after the steps.
+forward and loss, backward, and the optimizer's step with the gradients dropped, always on a new batch. The floor is
+that of `benchmarks.floor`, from rates that are measured in the same process before and after the steps.
 
 With several embedding sets, each step of ours is timed beside one of the loop: `tests/reference.py`, one ordinary model
 per set in float32, and PyTorch's default Adam. `--same-adam` gives it the fused Adam: what is left is the gain, or
@@ -16,8 +16,9 @@ that of a process of its own.
 """
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from recsys_collapse.train import build_module
 from tests.reference import REFERENCES, copy_weights
 
 NUM_FIELDS, LARGEST, BATCH = 39, 190_000, 2048
+RATE = {"lr": 1e-3, "weight_decay": 1e-6}  # of conf/optimizer/adam.yaml
 BACKBONES = ("dnn", "ipnn", "nfwfm", "xdeepfm", "dcnv2", "finalmlp")
 PHASES = ("forward", "backward", "optimizer")
 STEPS_OF_MEMORY, WARM_UP = 3, 2
@@ -74,9 +76,9 @@ def log_spaced_cardinalities() -> list[int]:
     return [round(smallest * factor**i) for i in range(NUM_FIELDS)]
 
 
-def batch(cardinalities: Sequence[int]) -> tuple[Tensor, Tensor]:
+def batch(cardinalities: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Ids (B, N), int32 and small ones far more frequent, and labels (B,)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     skewed_BN = torch.rand(BATCH, len(cardinalities), generator=generator) ** 3
     x_BN = (skewed_BN * torch.tensor(cardinalities)).to(torch.int32)
     return x_BN, torch.randint(2, (BATCH,), generator=generator).float()
@@ -111,9 +113,11 @@ def build_loop(config: DictConfig, cardinalities: Sequence[int], device: torch.d
     """`tests/reference.py` with Adam: torch's default, or with `same_adam` the fused one."""
     options = {key: value for key, value in config.model.backbone.items() if not str(key).startswith("_")}
     model = REFERENCES[config.model.name](cardinalities, config.embed.num_sets, config.embed.embed_size, **options)
-    rate = {"lr": config.optimizer.lr, "weight_decay": config.optimizer.weight_decay}
     model = model.train().to(device)
-    return Side(model, torch.optim.Adam(model.parameters(), fused=same_adam or None, **rate))
+    adam = torch.optim.Adam(
+        model.parameters(), lr=RATE["lr"], weight_decay=RATE["weight_decay"], fused=same_adam or None
+    )
+    return Side(model, adam)
 
 
 def phases(side: Side, x_BN: Tensor, y_B: Tensor, precision: str = "32-true") -> list[Action]:
@@ -135,10 +139,26 @@ def phases(side: Side, x_BN: Tensor, y_B: Tensor, precision: str = "32-true") ->
     return [forward, backward, update]
 
 
-def peak_gigabytes(parts: list[Action], device: torch.device) -> float:
+def timed_step(
+    side: Side, cardinalities: Sequence[int], device: torch.device, precision: str = "32-true"
+) -> Callable[[], list[float]]:
+    """A function that takes a step on the next batch of one sequence and returns the seconds of its phases.
+
+    Every batch is new, as in training: no row is in a cache, or in an optimizer, because the step before had it.
+    """
+    seeds = itertools.count()
+
+    def step() -> list[float]:
+        x_BN, y_B = (tensor.to(device) for tensor in batch(cardinalities, next(seeds)))
+        return laps(phases(side, x_BN, y_B, precision), device)
+
+    return step
+
+
+def peak_gigabytes(step: Callable[[], object], device: torch.device) -> float:
     """Largest memory of this process until it has taken some steps; before anything else is built in it."""
     for _ in range(STEPS_OF_MEMORY):
-        laps(parts, device)
+        step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     # Not ru_maxrss: a new process starts with that of its parent.
@@ -154,31 +174,31 @@ def quartiles(seconds: Sequence[float], floor: float) -> dict[str, float]:
 
 def measure_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """The record of one case; `options` are those of the command."""
-    config, cardinalities, device = compose_case(case, options.precision), log_spaced_cardinalities(), options.device
-    num_sets = config.embed.num_sets
-    x_BN, y_B = (tensor.to(device) for tensor in batch(cardinalities))
+    config, cardinalities = compose_case(case, options.precision), log_spaced_cardinalities()
+    device, num_sets = options.device, config.embed.num_sets
     ours = build_ours(config, cardinalities, device)
-    parts = phases(ours, x_BN, y_B, options.precision)
-    record: dict[str, Any] = {**case._asdict(), "num_sets": num_sets, "peak_gb": peak_gigabytes(parts, device)}
+    take = timed_step(ours, cardinalities, device, options.precision)
+    record: dict[str, Any] = {**case._asdict(), "num_sets": num_sets, "peak_gb": peak_gigabytes(take, device)}
     shape = sum(cardinalities), num_sets * config.embed.embed_size
     rates = measure(*shape, device, [options.precision])
     found: list[list[float]] = []
 
     def step() -> float:
-        found.append(laps(parts, device))
+        found.append(take())
         return sum(found[-1])
 
     if num_sets > 1:
         loop = build_loop(config, cardinalities, device, options.same_adam)
         copy_weights(ours.model, loop.model)  # type: ignore[arg-type]
-        of_loop = phases(loop, x_BN, y_B)
-        pairs = interleave(step, lambda: sum(laps(of_loop, device)), options.repeats, WARM_UP)
+        of_loop = timed_step(loop, cardinalities, device)
+        pairs = interleave(step, lambda: sum(of_loop()), options.repeats, WARM_UP)
         record["loop"] = {"ms": 1000 * pairs.b_seconds, "speedup": 1 / pairs.ratio}
         record["loop"] |= {"low": 1 / pairs.ratio_high, "high": 1 / pairs.ratio_low}
     else:
         for _ in range(options.repeats + WARM_UP):
             step()
     rates = rates.best(measure(*shape, device, [options.precision]))
+    x_BN, _ = batch(cardinalities)
     floors = count(outline(config, cardinalities), x_BN, options.precision).seconds(rates, options.precision)
     times_RP = np.array(found[WARM_UP:])
     for phase, seconds_R in zip(PHASES, times_RP.T, strict=True):
@@ -206,9 +226,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.loop_peak:
         config, cardinalities = compose_case(options.case), log_spaced_cardinalities()
-        x_BN, y_B = (tensor.to(options.device) for tensor in batch(cardinalities))
         loop = build_loop(config, cardinalities, options.device, options.same_adam)
-        print(peak_gigabytes(phases(loop, x_BN, y_B), options.device))
+        print(peak_gigabytes(timed_step(loop, cardinalities, options.device), options.device))
     else:
         print(json.dumps(measure_case(options.case, options)))
 

@@ -142,6 +142,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_every_step_is_taken_on_a_new_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    weight = torch.nn.Parameter(torch.zeros(()))
+
+    class Model(torch.nn.Module):
+        def forward(self, x_BN: torch.Tensor) -> torch.Tensor:
+            seen.append(x_BN)
+            return weight.expand(len(x_BN))
+
+    take = step.timed_step(step.Side(Model(), torch.optim.SGD([weight], lr=1.0)), [3, 200, 50], CPU)
+    assert len(take()) == len(take()) == 3
+    assert seen[0].shape == seen[1].shape == (32, 3) and not torch.equal(*seen)
+    assert weight.item() != 0 and weight.grad is None
+
+
+@pytest.mark.usefixtures("small")
 def test_from_one_case_to_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     for name, words in (("cpu", []), ("bf16", ["--precision", "bf16-mixed", "--same-adam"])):
@@ -155,15 +171,15 @@ def test_from_one_case_to_the_report(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert record["step"]["floor_ms"] == pytest.approx(sum(record[phase]["floor_ms"] for phase in step.PHASES))
         assert all(record[phase]["low"] <= record[phase]["ms"] <= record[phase]["high"] for phase in step.PHASES)
         assert record["step"]["ms"] > max(record[phase]["ms"] for phase in step.PHASES)
-    peer = {"backbone": "dnn", "embed": "se", "scale": 1, "peer": "Other", "ms": 2 * se["step"]["ms"]}
+    peer = {"backbone": "dnn", "scale": 1, "library": "Other", "trained": "equal", "ratio": 0.5}
     (results / "peers.json").write_text(json.dumps({"cases": [peer]}))
     (tmp_path / "RESULTS.md").write_text("# Mine\n\nSaid by hand.\n")
     for _ in range(2):  # the second replaces what the first wrote
         assert report.main(["--folder", str(tmp_path)]) == 0
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.startswith("# Mine\n\nSaid by hand.\n\n") and text.count("\n## ") == 2
-    (line,) = [line for line in text.splitlines() if line.startswith("| dnn:se:1") and "Other" in line][1:]
-    assert line.endswith("| Other 2.00 |")
+    (line,) = [line for line in text.splitlines() if "Other" in line]
+    assert line.startswith("| dnn:se:1 |") and line.endswith("| Other (equal) 2.00 |")
     assert "![ms per step against scale](results/step-cpu.png)" in text
     assert (results / "step-cpu.png").stat().st_size > 1000 and (results / "step-bf16.png").is_file()
 
