@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from recsys_collapse.embedding import coalesced
 from recsys_collapse.model.backbone import Backbone, Stages
 from recsys_collapse.score import SplitScore
 from recsys_collapse.seeding import derive
@@ -111,7 +112,7 @@ class CTRModule(lightning.LightningModule):
         values = []
         for parameter in self.parameters():
             if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()  # the same row may stand several times
+                parameter.grad = coalesced(parameter.grad)  # the same row may stand several times
                 values.append(parameter.grad.values())
             elif parameter.grad is not None:
                 values.append(parameter.grad)

@@ -23,6 +23,7 @@ from torch import Tensor
 from recsys_collapse.callback import publish
 from recsys_collapse.callback.figures import gradient_spectrum_figure
 from recsys_collapse.callback.measuring import Measuring
+from recsys_collapse.embedding import coalesced
 from recsys_collapse.module import CTRModule
 from recsys_collapse.spectrum import Moments, field_moments, set_grams, singular_spectrum, spectrum_metrics, why_null
 
@@ -161,7 +162,7 @@ class GradientSpectrum(Measuring):
 def moved_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of a gradient (D, C), dense or sparse, that are not zero: their numbers, ascending (R,), and (R, C)."""
     if grad.is_sparse:
-        grad = grad.coalesce()  # a copy unless it is already; the same row may stand several times
+        grad = coalesced(grad)  # the same row may stand several times
         row_R, grad_RC = grad.indices()[0], grad.values()
     else:
         row_R, grad_RC = torch.arange(len(grad), device=grad.device), grad

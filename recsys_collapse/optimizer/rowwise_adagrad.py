@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from recsys_collapse.embedding import coalesced
+
 
 class RowwiseAdagrad(Optimizer):
     """acc += mean over the set's K columns of g^2; w -= lr * g / (sqrt(acc) + eps).
@@ -71,7 +73,7 @@ class RowwiseAdagrad(Optimizer):
         if not grad_DC.is_sparse:
             _descend(w_DC, grad_DC, acc_DM, lr, eps)
             return
-        grad_DC = grad_DC.coalesce()  # the sum of a row's gradients comes before the square
+        grad_DC = coalesced(grad_DC)  # the sum of a row's gradients comes before the square
         row_n, grad_nC = grad_DC.indices()[0], grad_DC.values()
         w_nC, acc_nM = w_DC.index_select(0, row_n), acc_DM.index_select(0, row_n)
         _descend(w_nC, grad_nC, acc_nM, lr, eps)
