@@ -4,10 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
+PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 DATASET ?= mini
 SEEDS ?= 0,1,2
 WORDS ?=
-.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-gpu clean
+.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-gpu bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +62,18 @@ bench: $(STAMP)  ## speed, interleaved against plain loops (about an hour)
 bench-gpu: $(STAMP)  ## the table of training steps on CUDA (never run so far: no GPU was at hand)
 	$(BIN)/python -m benchmarks.table --device cuda --json benchmarks/results/step-cuda.json
 	$(BIN)/python -m benchmarks.report
+
+bench-peers: $(PEERS_STAMP)  ## a training step against DeepCTR-Torch and RecBole, in a venv of their own (perhaps 30 minutes)
+	$(PEERS)/bin/python -m pytest tests/test_peers.py
+	mkdir -p benchmarks/results
+	$(PEERS)/bin/python -m benchmarks.peers --json benchmarks/results/peers.json
+
+# A .pth file shows it the packages of .venv, which stays as it is; what is installed here comes first.
+$(PEERS_STAMP): $(STAMP) benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c $(PURELIB) > $$($(PEERS)/bin/python -c $(PURELIB))/dot_venv.pth
+	$(PEERS)/bin/pip install --quiet --no-deps -r benchmarks/peers.txt
+	touch $@
 
 clean:  ## remove what the targets made, but neither outputs/ nor .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,10 +3,13 @@
 Shapes: B batch, H width of h.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from recsys_collapse.dropout import ReLUDropout
 
 
 class MLPHead(nn.Module):
@@ -14,11 +17,14 @@ class MLPHead(nn.Module):
 
     def __init__(self, in_size: int, hidden_sizes: Sequence[int], dropout: float) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for size in hidden_sizes:
-            layers += [nn.Linear(in_size, size), nn.BatchNorm1d(size), nn.ReLU(), nn.Dropout(dropout)]
+        layers: dict[str, nn.Module] = {}
+        for i, size in enumerate(hidden_sizes):
+            layer = (nn.Linear(in_size, size), nn.BatchNorm1d(size), ReLUDropout(dropout))
+            # Numbered by four: checkpoints name weights so, from when ReLU and dropout were two modules.
+            layers |= {str(4 * i + j): part for j, part in enumerate(layer)}
             in_size = size
-        self.mlp = nn.Sequential(*layers, nn.Linear(in_size, 1))
+        layers[str(4 * len(hidden_sizes))] = nn.Linear(in_size, 1)
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, h_BH: Tensor) -> Tensor:
         return self.mlp(h_BH).squeeze(1)

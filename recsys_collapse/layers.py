@@ -2,14 +2,20 @@
 
 Every layer maps (B, M, ...) to (B, M, ...); copy m sees only set m. `tests/reference.py` holds the loop they equal.
 
-Shapes: B batch, M embedding sets, I inputs, O outputs, H width, N fields, K embedding size per set.
+Shapes: B batch, M embedding sets, I inputs, O outputs, H width, N fields, K embedding size per set, R = B*K columns of
+one number per field.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from recsys_collapse.dropout import ReLUDropout
+
+BLOCK = {"cpu": 2**20, "cuda": 2**25}  # numbers made at a time by `sum_products`: what the cache holds
 
 
 class GroupedLinear(nn.Module):
@@ -51,8 +57,7 @@ class Projection(nn.Sequential):
         super().__init__(
             GroupedLinear(num_sets, in_size, out_size),
             GroupedBatchNorm(num_sets, out_size),
-            nn.ReLU(inplace=True),  # batch norm's gradient needs its input only
-            nn.Dropout(dropout),
+            ReLUDropout(dropout),
         )
 
 
@@ -91,6 +96,65 @@ class CrossNet(nn.Module):
         for layer in self.layers:
             x_BMH = torch.addcmul(x_BMH, x0_BMH, layer(x_BMH))
         return x_BMH
+
+
+def sum_products(x0_BMNK: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
+    """y_o = sum_{n,i} W_{o,n,i} x0_n * x_i, element by element, in every set: -> (M, O, R). `x=None`: x is x0."""
+    device = x0_BMNK.device.type
+    if torch.is_autocast_enabled(device):  # which does not look into a function of our own
+        low = torch.get_autocast_dtype(device)
+        x0_BMNK, weight_MONI = x0_BMNK.to(low), weight_MONI.to(low)
+        x_MIR = None if x_MIR is None else x_MIR.to(low)
+    with torch.autocast(device, enabled=False):
+        return _SumProducts.apply(x0_BMNK.transpose(0, 1), x_MIR, weight_MONI)
+
+
+class _SumProducts(torch.autograd.Function):
+    """All W_{o,n} x, (M, O*N, R), would be far larger than what goes in and out: they are made block by block.
+
+    A block lies in the cache, and is made again in the backward pass. Where x is x0 the gradient needs no product
+    again: that of x0_n is sum_{o,i} g_o (W_{o,n,i} + W_{o,i,n}) x0_i.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x0_MBNK: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
+        ctx.save_for_backward(x0_MBNK, x_MIR, weight_MONI)
+        found_MOR = x0_MBNK.new_empty(*weight_MONI.shape[:2], x0_MBNK.shape[1] * x0_MBNK.shape[3])
+        for m, samples, part in _blocks(x0_MBNK, weight_MONI.shape[1]):
+            x0_NR = x0_MBNK[m, samples].transpose(0, 1).flatten(1)
+            wx_PR = weight_MONI[m].flatten(0, 1) @ (x0_NR if x_MIR is None else x_MIR[m, :, part])
+            torch.sum(wx_PR.view(-1, *x0_NR.shape).mul_(x0_NR), dim=1, out=found_MOR[m, :, part])
+        return found_MOR
+
+    @staticmethod
+    def backward(ctx: Any, grad_MOR: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        x0_MBNK, x_MIR, weight_MONI = ctx.saved_tensors
+        weight_MPI = weight_MONI.flatten(1, 2)
+        back_MPI = (weight_MONI + weight_MONI.mT).flatten(1, 2) if x_MIR is None else weight_MPI
+        grad_x0_MBNK, grad_MPI = torch.empty_like(x0_MBNK), torch.zeros_like(weight_MPI)
+        grad_x_MIR = None if x_MIR is None else torch.empty_like(x_MIR)
+        for m, samples, part in _blocks(x0_MBNK, grad_MOR.shape[1]):
+            grad_O1R, x0_NR = grad_MOR[m, :, None, part], x0_MBNK[m, samples].transpose(0, 1).flatten(1)
+            x_IR = x0_NR if x_MIR is None else x_MIR[m, :, part]
+            grad_PR = (grad_O1R * x0_NR).flatten(0, 1)
+            grad_MPI[m].addmm_(grad_PR, x_IR.mT)
+            grad_x0_NR = grad_x_IR = back_MPI[m].mT @ grad_PR
+            if grad_x_MIR is not None:
+                grad_x_MIR[m, :, part] = grad_x_IR
+                wx_PR = torch.mm(weight_MPI[m], x_IR, out=grad_PR)
+                grad_x0_NR = wx_PR.view(-1, *x0_NR.shape).mul_(grad_O1R).sum(dim=0)
+            grad_x0_MBNK[m, samples] = grad_x0_NR.unflatten(1, (-1, x0_MBNK.shape[3])).transpose(0, 1)
+        return grad_x0_MBNK, grad_x_MIR, grad_MPI.view_as(weight_MONI)
+
+
+def _blocks(x0_MBNK: Tensor, out_maps: int) -> Iterator[tuple[int, slice, slice]]:
+    """Every set, and of its samples as many at a time as the cache has room for; the same as columns of R."""
+    num_sets, batch, num_fields, size = x0_MBNK.shape
+    together = max(1, BLOCK.get(x0_MBNK.device.type, BLOCK["cpu"]) // (out_maps * num_fields * size))
+    for m in range(num_sets):
+        for start in range(0, batch, together):
+            end = min(start + together, batch)
+            yield m, slice(start, end), slice(start * size, end * size)
 
 
 def cut_hidden(hidden_sizes: Sequence[int]) -> tuple[int, list[int]]:

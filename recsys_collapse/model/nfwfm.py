@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys_collapse.dropout import Dropout
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import MLPHead
-from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices
+from recsys_collapse.layers import GroupedBatchNorm, Projection, cut_hidden, pair_indices, sum_products
 from recsys_collapse.model.backbone import Backbone
 
 PAIRS = ("full", "upper")
@@ -19,8 +20,7 @@ PAIRS = ("full", "upper")
 class FieldWeightedPooling(nn.Module):
     """Sum over pairs of r_ij e_i * e_j (element by element), in every set: (B, M, N, K) -> (B, M, K).
 
-    It is sum_i e_i * (R e)_i: one matrix product, and no (B, K, N, N) tensor. The weights start as N(0, 1), as in the
-    official code.
+    As `sum_products` with one map: no (B, K, N, N) tensor. The weights start as N(0, 1), as in the official code.
 
     Args:
         num_sets: M.
@@ -52,9 +52,8 @@ class FieldWeightedPooling(nn.Module):
         return r_MQ.index_copy(1, self.place_P, self.weight).unflatten(1, (self.num_fields, self.num_fields))
 
     def forward(self, e_BMNK: Tensor) -> Tensor:
-        e_MNBK = e_BMNK.permute(1, 2, 0, 3).contiguous()
-        weighted_MNBK = torch.bmm(self.pair_weights(), e_MNBK.flatten(2)).view_as(e_MNBK)
-        return (e_MNBK * weighted_MNBK).sum(dim=1).transpose(0, 1)
+        pooled_M1R = sum_products(e_BMNK, None, self.pair_weights().unsqueeze(1))
+        return pooled_M1R.view(len(pooled_M1R), len(e_BMNK), -1).transpose(0, 1)
 
 
 class NFwFM(Backbone):
@@ -88,7 +87,7 @@ class NFwFM(Backbone):
             nn.Sequential(
                 FieldWeightedPooling(num_sets, len(cardinalities), pairs),
                 GroupedBatchNorm(num_sets, embed_size),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 Projection(num_sets, embed_size, width, dropout),
             ),
             MLPHead(width, shared_sizes, dropout),

@@ -1,7 +1,7 @@
 """xDeepFM: a compressed interaction network (CIN) beside an MLP (paper, appendix).
 
-Shapes: B batch, M embedding sets, N fields, K embedding size per set, R = B*K rows of one number per field, I maps that
-enter a layer, O that leave it, H width of h.
+Shapes: B batch, M embedding sets, N fields, K embedding size per set, R = B*K columns of one number per field, I maps
+that enter a layer, O that leave it, H width of h.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys_collapse.embedding import FieldEmbedding
 from recsys_collapse.head import CINHead
-from recsys_collapse.layers import Concat, Projection, cut_hidden
+from recsys_collapse.layers import Concat, Projection, cut_hidden, sum_products
 from recsys_collapse.model.backbone import Backbone
 
 
@@ -19,7 +19,7 @@ class CINLayer(nn.Module):
     """x'_o = ReLU( sum_{n,i} W_{o,n,i} x0_n * x_i + b_o ), element by element, in every set.
 
     `weight` is (M, O, N, I), `bias` (M, O). Each set starts as `nn.Conv1d` over the N*I products does, and equals it;
-    that one would hold all products, (B, N*I, K), where this holds (B, K, O, N): less in the first layer, where I = N.
+    that one would hold all products, (B, N*I, K).
     """
 
     def __init__(self, num_sets: int, num_fields: int, in_maps: int, out_maps: int) -> None:
@@ -28,10 +28,9 @@ class CINLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_sets, out_maps, num_fields, in_maps).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_sets, out_maps).uniform_(-bound, bound))
 
-    def forward(self, x0_MRN: Tensor, x_MRI: Tensor) -> Tensor:
-        wx_MRON = torch.bmm(x_MRI, self.weight.flatten(1, 2).mT).unflatten(2, self.weight.shape[1:3])
-        x_MRO = (wx_MRON @ x0_MRN.unsqueeze(3)).squeeze(3)
-        return torch.relu(x_MRO + self.bias.unsqueeze(1))
+    def forward(self, x0_BMNK: Tensor, x_MIR: Tensor | None) -> Tensor:
+        """(B, M, N, K) and (M, I, R) -> (M, O, R); None: the second is the first."""
+        return torch.relu(sum_products(x0_BMNK, x_MIR, self.weight) + self.bias.unsqueeze(2))
 
 
 class CIN(nn.Module):
@@ -48,13 +47,11 @@ class CIN(nn.Module):
         self.layers = nn.ModuleList(CINLayer(num_sets, num_fields, *pair) for pair in sizes)
 
     def forward(self, e_BMNK: Tensor) -> Tensor:
-        batch, num_sets, num_fields, _ = e_BMNK.shape
-        x0_MRN = e_BMNK.permute(1, 0, 3, 2).reshape(num_sets, -1, num_fields)
-        x, found = x0_MRN, []
+        x, found = None, []
         for layer in self.layers:
-            x = layer(x0_MRN, x)
-            found.append(x.unflatten(1, (batch, -1)).sum(dim=2))
-        return torch.cat(found, dim=2).transpose(0, 1)
+            x = layer(e_BMNK, x)
+            found.append(x.unflatten(2, (len(e_BMNK), -1)).sum(dim=3))
+        return torch.cat(found, dim=1).permute(2, 0, 1)
 
 
 class XDeepFM(Backbone):

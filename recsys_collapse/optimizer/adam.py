@@ -62,12 +62,11 @@ class Adam(torch.optim.Adam):
             with torch.enable_grad():
                 result = closure()
         for group in self.param_groups:
-            found = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
-            dense = [(weight, gradient) for weight, gradient in found if not gradient.is_sparse]
-            _step(dense, [self._state_of(weight) for weight, _ in dense], group)
-            for weight, gradient in found:
-                if gradient.is_sparse:
-                    self._step_table(weight, coalesced(gradient), group)
+            found = [weight for weight in group["params"] if weight.grad is not None]
+            self._step_dense([weight for weight in found if not weight.grad.is_sparse], group)
+            for weight in found:
+                if weight.grad.is_sparse:
+                    self._step_table(weight, coalesced(weight.grad), group)
         return result
 
     def _state_of(self, weight: Tensor) -> dict[str, Tensor]:
@@ -78,8 +77,28 @@ class Adam(torch.optim.Adam):
             state["exp_avg_sq"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         return state
 
+    def _step_dense(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self._state_of(weight) for weight in weights]
+        first, second, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        decoupled = group["decoupled_weight_decay"]
+        adam(
+            weights,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            fused=True,
+            decoupled_weight_decay=decoupled,
+            **_options(group),
+        )
+
     def _step_table(self, weight_DC: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, row_n, sum_nC = self._state_of(weight_DC), gradient.indices()[0], gradient.values()
+        state["step"] += 1
+        rule = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        options = {**_options(group), "max_exp_avg_sqs": [], "state_steps": [state["step"]]}
         rows = max(1, CHUNK.get(weight_DC.device.type, CHUNK["cpu"]) // weight_DC.shape[1])
         parts = [part.split(rows) for part in (weight_DC.detach(), state["exp_avg"], state["exp_avg_sq"])]
         starts = range(0, len(weight_DC) + rows, rows)
@@ -88,32 +107,13 @@ class Adam(torch.optim.Adam):
         for start, own, w_RC, m_RC, v_RC in zip(starts, pairwise(ends), *parts, strict=False):
             own_n, grad_RC = row_n[slice(*own)] - start, block_RC[: len(w_RC)]
             grad_RC.index_copy_(0, own_n, sum_nC[slice(*own)])
-            chunk = {"step": state["step"].clone(), "exp_avg": m_RC, "exp_avg_sq": v_RC}  # a step each, together one
-            _step([(w_RC, grad_RC)], [chunk], group)
+            # Not `adam`, which counts a step at every call, and takes longer to call than a chunk takes.
+            rule([w_RC], [grad_RC], [m_RC], [v_RC], **options)
             grad_RC.index_fill_(0, own_n, 0)
-        state["step"] += 1
 
 
-def _step(found: list[tuple[Tensor, Tensor]], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
-    """The fused step of torch, in place, of weights with their gradients and states."""
-    if not found:
-        return
-    first, second, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What both of torch's functions want to know of a group."""
     beta1, beta2 = group["betas"]
-    adam(
-        [weight for weight, _ in found],
-        [gradient for _, gradient in found],
-        first,
-        second,
-        [],
-        steps,
-        fused=True,
-        decoupled_weight_decay=group["decoupled_weight_decay"],
-        amsgrad=False,
-        beta1=beta1,
-        beta2=beta2,
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=False,
-    )
+    options = {key: group[key] for key in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+    return {"beta1": beta1, "beta2": beta2, **options}
