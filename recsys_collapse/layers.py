@@ -101,12 +101,13 @@ class CrossNet(nn.Module):
 def sum_products(x0_BMNK: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
     """y_o = sum_{n,i} W_{o,n,i} x0_n * x_i, element by element, in every set: -> (M, O, R). `x=None`: x is x0."""
     device = x0_BMNK.device.type
-    if torch.is_autocast_enabled(device):  # which does not look into a function of our own
-        low = torch.get_autocast_dtype(device)
-        x0_BMNK, weight_MONI = x0_BMNK.to(low), weight_MONI.to(low)
-        x_MIR = None if x_MIR is None else x_MIR.to(low)
-    with torch.autocast(device, enabled=False):
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not mixed:
         return _SumProducts.apply(x0_BMNK.transpose(0, 1), x_MIR, weight_MONI)
+    low = torch.get_autocast_dtype(device)  # by hand: autocast does not look into a function of our own
+    given = [None if x is None else x.to(low) for x in (x0_BMNK.transpose(0, 1), x_MIR, weight_MONI)]
+    with torch.autocast(device, enabled=False):
+        return _SumProducts.apply(*given)
 
 
 class _SumProducts(torch.autograd.Function):

@@ -4,10 +4,12 @@ Plans and checks every job, starts them as `launch=` says, then shows the table 
 Finished runs are skipped; running the same command again does what is missing.
 """
 
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,6 +19,7 @@ from omegaconf import DictConfig
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch import in_process
 from recsys_collapse.launch.check import check_callbacks, check_data, check_devices, check_targets, not_measured
+from recsys_collapse.launch.compose import show_help
 from recsys_collapse.launch.job import DISK_FULL, EXIT
 from recsys_collapse.launch.plan import Job, Plan, differences_of, make_plan
 from recsys_collapse.launch.signals import Interrupted, end_on_signals
@@ -40,11 +43,17 @@ def main() -> int:
 
 def command(argv: list[str]) -> int:
     """Run a command line without the program's name; see `guarded` for what it raises."""
-    plan = make_plan(argv)
-    if plan is None:
-        answer()
-        return 0
-    return run_plan(plan, check(plan))
+    gc.disable()  # configs and modules are many objects and no garbage: to look for it takes a tenth of the time
+    try:
+        plan = make_plan(argv)
+        if plan is None:
+            if not show_help("run", argv):
+                answer()
+            return 0
+        missing = check(plan)
+    finally:
+        gc.enable()
+    return run_plan(plan, missing)
 
 
 def guarded(name: str, work: Callable[[], int]) -> int:
@@ -98,10 +107,10 @@ def run_plan(plan: Plan, missing: list[Job]) -> int:
     for job in plan.jobs:
         if job not in missing:
             tidy(job.run_dir)  # it may have ended between its result and that
-    from recsys_collapse.runs import fields, figure, table, truth  # noqa: F401 (now: later they may have been edited)
-
     status = Status(len(plan.jobs), len(plan.jobs) - len(missing), plan.folder / "status.json")
     if missing:
+        from recsys_collapse.runs import fields, figure, table, truth  # noqa: F401 (later they may have been edited)
+
         start(plan, missing, status)
     code = conclude(plan)
     return EXIT[DISK_FULL] if status.disk_full else code
@@ -130,29 +139,45 @@ def start(plan: Plan, jobs: list[Job], status: Status) -> None:
 
 def conclude(plan: Plan) -> int:
     """Rebuild the results table, show the sweep's table, figure and failures; the exit code."""
-    from recsys_collapse.runs import fields, figure, table, truth
+    from recsys_collapse.runs import shown
     from recsys_collapse.runs.durable import write_json
 
-    table.rebuild(plan.output_dir, plan.config.file_locks)
     found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
     results = [result for _, result in found if result is not None]
-    folder = plan.folder
-    if results:
-        table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
-        field_paths = fields.show_fields(results, plan.output_dir, folder)
-        truth_paths = truth.show_truth(results, folder)
-        paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
-        print(f"results  {plan.output_dir / 'results.csv'}")
-        if len(field_paths) > 1:  # the first is the frame from which the tables are made
-            print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
-        if truth_paths:
-            print(f"truth    {' '.join(map(str, truth_paths))}")
-        print(f"figure   {' '.join(str(path) for path in paths)}")
-    write_json(folder / "runs.json", [job.name for job, _ in found])
+    kept = plan.folder / shown.KEPT
+    sources = shown.sources([result["run_name"] for result in results], plan.output_dir)
+    if not shown.show_again(kept, sources, plan.output_dir):
+        from recsys_collapse.runs import table
+
+        complete = table.rebuild(plan.output_dir, plan.config.file_locks)
+        if results:
+            with shown.listening() as said:
+                made = show(plan, results)
+            if complete:  # else it is to be said again what is left out
+                shown.keep(kept, sources, said.text, made, plan.output_dir)
+    write_json(plan.folder / "runs.json", [job.name for job, _ in found])
+    return 1 if tell_failures(plan.jobs) else 0
+
+
+def show(plan: Plan, results: list[dict[str, Any]]) -> list[Path]:
+    """Print the tables of finished runs, draw their figure; the files made, and those of all results."""
+    from recsys_collapse.runs import fields, figure, table, truth
+
+    folder, all_results = plan.folder, [plan.output_dir / f"results.{kind}" for kind in ("csv", "parquet")]
+    table.show(table.sweep_table(results, title=plan.sweep), folder / "table.txt")
+    field_paths = fields.show_fields(results, plan.output_dir, folder)
+    truth_paths = truth.show_truth(results, folder)
+    figure_paths = figure.draw(results, plan.output_dir, folder / "auc_and_spectra")
+    print(f"results  {all_results[0]}")
+    if len(field_paths) > 1:  # the first is the frame from which the tables are made
+        print(f"fields   {folder / 'fields*.txt'} {field_paths[0]}")
+    if truth_paths:
+        print(f"truth    {' '.join(map(str, truth_paths))}")
+    print(f"figure   {' '.join(str(path) for path in figure_paths)}")
     for name, versions in made_by(results).items():
         if len(versions) > 1:
             print(f"code     these runs were made by {len(versions)} versions of {name}: {', '.join(sorted(versions))}")
-    return 1 if tell_failures(plan.jobs) else 0
+    return [folder / "table.txt", *field_paths, *truth_paths, *figure_paths, *all_results]
 
 
 def tell_failures(jobs: list[Job]) -> int:

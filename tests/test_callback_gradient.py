@@ -118,7 +118,8 @@ class Mend(lightning.Callback):
 def test_gradients_that_are_not_finite_do_not_count(value: float, tmp_path: Path) -> None:
     """float16 takes no such step. Here steps 0 and 3, then all of the second epoch."""
     broken = Break(value, [0, 3, *range(6, 12)])
-    train(tmp_path, words_of("dcnv2 ME"), broken, GradientSpectrum(every_n_steps=1), Mend(broken))
+    words = [*words_of("dcnv2 ME"), "optimizer.sparse_gradients=false"]
+    train(tmp_path, words, broken, GradientSpectrum(every_n_steps=1), Mend(broken))
     frame = read(tmp_path, "gradient_spectra")
     first, second = (frame.filter(epoch=epoch) for epoch in (0, 1))
     assert set(first["steps"]) == {4} and first["value"].null_count() == 0
@@ -129,7 +130,8 @@ def test_gradients_that_are_not_finite_do_not_count(value: float, tmp_path: Path
 
 def test_a_field_without_a_gradient(tmp_path: Path) -> None:
     broken = Break(0.0, range(12))
-    train(tmp_path, words_of("dcnv2 SE"), broken, GradientSpectrum(every_n_steps=1), Mend(broken))
+    words = [*words_of("dcnv2 SE"), "optimizer.sparse_gradients=false"]
+    train(tmp_path, words, broken, GradientSpectrum(every_n_steps=1), Mend(broken))
     frame = read(tmp_path, "gradient_spectra")
     own = frame.filter(field="a")
     assert set(own["reason"]) == {"no id with a gradient"} and set(own["rows"]) == {0} and set(own["steps"]) == {6}

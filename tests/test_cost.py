@@ -95,10 +95,10 @@ def nfwfm(M: int, N: int, K: int, options: Any) -> int:
 
 
 def xdeepfm(M: int, N: int, K: int, options: Any) -> int:
-    """x_0 W_o x for each of K dimensions and O maps, one product after the other; a linear part and a DNN."""
+    """W_o x for each of K dimensions and O maps; the products with x_0 are element by element; a linear part, a DNN."""
     cin, inputs = 0, N
     for outputs in options.maps:
-        cin += 2 * M * K * outputs * (N * inputs + N)
+        cin += 2 * M * K * outputs * N * inputs
         inputs = outputs
     return cin + 2 * sum(options.maps) + mlp(M, N * K, options.hidden_sizes)
 

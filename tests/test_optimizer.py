@@ -270,7 +270,7 @@ def test_labels_say_what_is_so(name: str) -> None:
     assert labels == {
         "name": name,
         "bytes_per_weight": math.ceil(expected),
-        "sparse_gradients": True if name in SPARSE else None,
+        "sparse_gradients": True,
     }
 
 

@@ -151,9 +151,12 @@ WRONG = {
     "regularizer=logdet regularizer.weight=-1": ["regularizer.weight=-1: expected a number of 0 or more"],
     "+trainer.gradient_clp=1": ["trainer.gradient_clp: no such key; trainer has"],
     "optimizer.bytes_per_weight=abc": ["optimizer.bytes_per_weight=abc: expected an integer of 1 or more"],
-    "+optimizer.sparse_gradients=yes": ["optimizer.sparse_gradients=yes: expected true or false"],
+    "optimizer.sparse_gradients=yes": ["optimizer.sparse_gradients=yes: expected true or false"],
     "trainer.precision=16-mixed init=normal": ["init=normal", "float16", "bf16-mixed"],
-    "trainer.precision=16-mixed trainer.gradient_clip=1": ["trainer.gradient_clip=1.0", "optimizer.fused=false"],
+    "optimizer._target_=torch.optim.Adam +optimizer.fused=true trainer.precision=16-mixed trainer.gradient_clip=1": [
+        "trainer.gradient_clip=1.0",
+        "optimizer.fused=false",
+    ],
     "-m optimizer=sparse_adam,adagrad optimizer.table.lr=0.1 trainer.batchsize=3": [
         "trainer.batchsize=3: no such key; did you mean trainer.batch_size?"
     ],

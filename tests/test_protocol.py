@@ -61,7 +61,7 @@ def test_nothing_differs_by_default(model: str) -> None:
         "trainer.accelerator=cpu trainer.threads=1 trainer.progress_bar=true trainer.eval_batch_size=3",
         "logger=local",
         "logger=wandb logger.project=p logger.tags=[a]",
-        "optimizer.fused=false optimizer.bytes_per_weight=12",
+        "optimizer.bytes_per_weight=16",
         "optimizer.lr=1e-3 model.backbone.dropout=2e-1",
         "output_dir=there save_scores=false file_locks=false group=mine",
         "protocol=paper optimizer=adam regularizer=none trainer=default init=xavier_table",
@@ -86,14 +86,19 @@ DIFFER = {
     ],
     "optimizer.lr=0.01": ["optimizer.lr: 0.01 instead of 0.001"],
     "optimizer=adam_no_decay": ["optimizer.weight_decay: 0.0 instead of 1e-06"],
-    "optimizer=adamw": ["optimizer: adamw instead of adam"],
+    "optimizer=adamw": [
+        "optimizer.decoupled_weight_decay: True instead of False",
+        "optimizer.weight_decay: 0.01 instead of 1e-06",
+    ],
     "optimizer=sparse_adam": ["optimizer: sparse_adam instead of adam"],
     "optimizer=sparse_adam optimizer.table.lr=0.5": [
         "optimizer: sparse_adam instead of adam",
         "optimizer.table.lr: 0.5 instead of 0.001",
     ],
-    "optimizer._target_=torch.optim.SGD": ["optimizer._target_: torch.optim.SGD instead of torch.optim.Adam"],
-    "optimizer=adamw ~optimizer.name": ["optimizer: torch.optim.AdamW instead of adam"],
+    "optimizer._target_=torch.optim.SGD": [
+        "optimizer._target_: torch.optim.SGD instead of recsys_collapse.optimizer.adam.Adam"
+    ],
+    "optimizer=sparse_adam ~optimizer.name": ["optimizer: recsys_collapse.optimizer.split.Split instead of adam"],
     "+optimizer.amsgrad=true": ["optimizer.amsgrad: True instead of none"],
     "~optimizer.weight_decay": ["optimizer.weight_decay: none instead of 1e-06"],
     "regularizer=unitary": ["regularizer: unitary instead of none"],

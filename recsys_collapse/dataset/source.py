@@ -7,14 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-import polars as pl
-
-from recsys_collapse.dataset.buckets import Bucket
 from recsys_collapse.dataset.files import content_hash
 from recsys_collapse.runs.canonical import canonical, digest
+
+if TYPE_CHECKING:  # a command that only skips finished runs needs neither
+    import numpy as np
+    import polars as pl
+
+    from recsys_collapse.dataset.buckets import Bucket
 
 PARTS = ("train", "valid", "test")
 MEMO = "content_hashes.json"  # in store_dir: hashing a large file takes a while, and nothing needs it twice
@@ -25,17 +27,17 @@ RESIDENT = ("auto", True, False)
 class Rows(NamedTuple):
     """Consecutive rows of a source, in file order."""
 
-    features: pl.DataFrame
+    features: "pl.DataFrame"
     """One column per field, the same ones every time. Values are compared as text; null and "" both mean missing."""
-    labels: np.ndarray
+    labels: "np.ndarray"
     """(rows,) uint8, 0 or 1."""
     part: str | None = None
     """The given part these rows belong to, train before valid before test; None: the store splits them."""
-    time: pl.Series | None = None
+    time: "pl.Series | None" = None
     """(rows,) what rows are ordered by before they are split 8:1:1; None: split at random."""
     done: float = 1.0
     """Share of the source read so far, for whoever waits."""
-    truth: pl.DataFrame | None = None
+    truth: "pl.DataFrame | None" = None
     """Of rows whose answer is known: `logit`, the true one, and the components it is made of; kept as float32."""
 
 
@@ -101,7 +103,7 @@ class Source(ABC):
         """Lines that the last `read` could not use and was allowed to leave out: file, line, reason, text."""
         return []
 
-    def field_buckets(self) -> dict[str, Bucket]:
+    def field_buckets(self) -> "dict[str, Bucket]":
         """Fields whose distinct values are turned into others before they are counted, such as numbers."""
         return {}
 

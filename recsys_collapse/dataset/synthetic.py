@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import polars as pl
-
-from recsys_collapse.dataset.planted import BLOCK, Planted, PlantedOptions, cardinalities
+from recsys_collapse.dataset.planted_options import BLOCK, PlantedOptions
 from recsys_collapse.dataset.source import PARTS, Rows, Source
+
+if TYPE_CHECKING:
+    from recsys_collapse.dataset.planted import Planted
 
 LEAST = {
     "num_fields": 2,
@@ -83,12 +84,14 @@ class Synthetic(PlantedOptions, Source):
             )
 
     @cached_property
-    def planted(self) -> Planted:
+    def planted(self) -> "Planted":
         """The model that the rows are drawn from.
 
         Raises:
             ValueError: as `Planted`.
         """
+        from recsys_collapse.dataset.planted import Planted  # numpy takes a while: only when rows are drawn
+
         return Planted(self)
 
     def files(self) -> list[Path]:
@@ -108,6 +111,8 @@ class Synthetic(PlantedOptions, Source):
 
     def block(self, part: str, number: int, rows: int = BLOCK) -> Rows:
         """The first rows of one block of a part: the same whatever else is drawn."""
+        import polars as pl
+
         planted = self.planted
         values_nN = planted.values(part, number)
         components_nT = planted.components(values_nN)
@@ -129,6 +134,8 @@ class Synthetic(PlantedOptions, Source):
 
     def answer(self) -> dict[str, Any]:
         """What was planted: in which fields, of which rank, with which coefficients, in how many values."""
+        from recsys_collapse.dataset.planted import cardinalities
+
         planted, names = self.planted, self.field_names()
         return {
             "coefficients": planted.coefficients,

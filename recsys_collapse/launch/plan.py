@@ -7,6 +7,7 @@ is skipped in the same breath, and the table at the end knows which runs belong 
 import argparse
 import errno
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +16,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys_collapse.build import build
-from recsys_collapse.config import config_dir, plain, register, validate
+from recsys_collapse.config import plain, register, validate
 from recsys_collapse.dataset.source import MEMO
+from recsys_collapse.launch.compose import Composer, without_hydra
 from recsys_collapse.launch.explain import explain
 from recsys_collapse.runs.identity import flatten, run_id, run_name
 
@@ -87,8 +86,8 @@ def differences_of(jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def plan_job(config: DictConfig) -> Job:
-    """The run that a valid config stands for.
+def plan_job(config: DictConfig, fingerprints: dict[str, str] | None = None) -> Job:
+    """The run that a valid config stands for; `fingerprints` of data are remembered from job to job.
 
     Raises:
         ValueError: an option of the data is wrong, or its files cannot be read.
@@ -96,9 +95,12 @@ def plan_job(config: DictConfig) -> Job:
     for name, node in config.callback.items():
         if node is None:
             raise ValueError(f"callback.{name}=null: expected a section; leave it out with callback=[...]")
-    source = build(config.dataset, "dataset")
-    fingerprint = source.fingerprint(config.split_seed, Path(config.store_dir) / MEMO, _say_what_takes_long)
-    identifier = run_id(config, fingerprint)
+    known = {} if fingerprints is None else fingerprints
+    data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir])
+    if data not in known:
+        source = build(config.dataset, "dataset")
+        known[data] = source.fingerprint(config.split_seed, Path(config.store_dir) / MEMO, _say_what_takes_long)
+    identifier = run_id(config, known[data])
     return Job(config, identifier, Path(config.output_dir) / "runs" / run_name(config, identifier))
 
 
@@ -134,7 +136,10 @@ def make_plan(argv: list[str]) -> Plan | None:
         config.sweep = sweep
     for key in ("output_dir", "store_dir"):
         _try_to_write(key, Path(first[key]))
-    jobs = {job.name: job for job in map(plan_job, configs)}  # a run that two cells of the grid share is one job
+    known: dict[str, str] = {}
+    jobs = {
+        job.name: job for job in (plan_job(config, known) for config in configs)
+    }  # a run that two cells of the grid share is one job
     return Plan(sweep, Path(first.output_dir), list(jobs.values()), hydra, len(configs))
 
 
@@ -186,49 +191,36 @@ def sweep_name(overrides: list[str]) -> str:
 
 def _compose_all(args: argparse.Namespace, config_name: str) -> tuple[list[DictConfig], DictConfig]:
     """The config of every job, as Hydra would compose it."""
-    search_path = create_automatic_config_search_path(None, None, str(config_dir()))
-    if args.config_dir is not None:
-        folder = Path(args.config_dir).resolve()
-        if not folder.is_dir():
-            raise ValueError(f"--config-dir {args.config_dir}: no such folder (looked in {Path.cwd()})")
-        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-    loader = Hydra.create_main_hydra2("run", search_path).config_loader
-    name = args.config_name or config_name
-
-    def compose(overrides: list[str]) -> DictConfig:
-        try:
-            return loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
-        except ValueError as error:  # Hydra's word for a group set to null
-            raise ValueError(explain(args.overrides, loader, name, error)) from error
-
+    composer = Composer(args, config_name)
     try:
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(args.overrides)
+        parsed = composer.parse(args.overrides)
         for override in parsed:
             if override.is_sweep_override() and not (
                 override.is_discrete_sweep() and [*override.sweep_string_iterator()]
             ):
                 raise ValueError(f"{override.input_line}: expected a list of values to sweep over, such as scale=1,2,4")
-        first = BasicSweeper.split_arguments(parsed, None)[0][0]
-        hydra = compose(first).hydra
+        words = BasicSweeper.split_arguments(parsed, None)[0]
+        first = composer.first(words[0]) if args.multirun else composer.whole(words[0])
+        hydra = first.hydra
         if not (args.multirun or hydra.mode == RunMode.MULTIRUN):
-            return [_without_hydra(compose(args.overrides))], hydra
+            config = first if words == [args.overrides] else composer.whole(args.overrides)
+            return [_resolved(without_hydra(config))], hydra
         if not hydra.sweeper._target_.endswith("BasicSweeper"):
             raise ValueError(
                 f"hydra/sweeper={hydra.sweeper._target_}: expected the basic sweeper; its jobs are known in advance"
             )
         params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(params + args.overrides)
-        return [_without_hydra(compose(job)) for job in BasicSweeper.split_arguments(parsed, None)[0]], hydra
+        words = BasicSweeper.split_arguments(composer.parse(params + args.overrides), None)[0]
+        return [_resolved(config) for config in map(composer.job, words)], hydra
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(args.overrides, loader, name, error)) from error
+        raise ValueError(explain(args.overrides, composer.loader, composer.config_name, error)) from error
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """The job's own part, resolved, so that a missing value shows now."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    OmegaConf.resolve(own)
-    missing = OmegaConf.missing_keys(own)
+def _resolved(config: DictConfig) -> DictConfig:
+    """A job's config with its values in place of references, so that a missing value shows now."""
+    OmegaConf.resolve(config)
+    missing = OmegaConf.missing_keys(config)
     if missing:
         key = min(missing)
         raise ValueError(f"{key} is not set: add {key}=... to the command or to a config")
-    return own
+    return config

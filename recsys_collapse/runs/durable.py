@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from recsys_collapse.runs.heartbeat import beat
+
+if TYPE_CHECKING:
+    import polars as pl
 
 log = logging.getLogger(__name__)
 PIECE = 1 << 20  # bytes; smaller pieces are written together
@@ -100,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
     """A Parquet file."""
     buffer = io.BytesIO()  # polars writes into a real file behind our back
     frame.write_parquet(buffer)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -49,14 +48,17 @@ def scan(output_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def rebuild(output_dir: Path, file_locks: bool = True) -> None:
-    """Write `results.parquet` and `results.csv` anew from the finished runs."""
+def rebuild(output_dir: Path, file_locks: bool = True) -> bool:
+    """Write `results.parquet` and `results.csv` anew from the finished runs; whether no result had to be left out."""
+    import polars as pl
+
     if not (output_dir / "runs").is_dir():
-        return
+        return True
     with exclusive(output_dir / ".results.lock", "writes the results", enabled=file_locks):  # the last one scans last
         rows = [row for result in scan(output_dir) if (row := _row_of(result)) is not None]
+        complete = len(rows) == len(list((output_dir / "runs").glob("*/result.json")))
         if not rows:
-            return
+            return complete
         known = dict.fromkeys(TRUTH, pl.Float64)  # also where no run knows it
         write_parquet(
             output_dir / "results.parquet", pl.DataFrame(rows, schema_overrides=known, infer_schema_length=None)
@@ -66,6 +68,7 @@ def rebuild(output_dir: Path, file_locks: bool = True) -> None:
         writer.writeheader()
         writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
         write_text(output_dir / "results.csv", text.getvalue())
+    return complete
 
 
 def _row_of(result: dict[str, Any]) -> dict[str, Any] | None:
