@@ -10,7 +10,7 @@ PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 DATASET ?= mini
 SEEDS ?= 0,1,2
 WORDS ?=
-.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-peers clean
+.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-gpu bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,18 +49,24 @@ lint: $(STAMP)  ## format, lint and type checks
 docs: $(STAMP)  ## the pictures of docs/metrics.md
 	$(BIN)/python -m docs.pictures
 
-bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
+bench: $(STAMP)  ## speed, interleaved against plain loops (about an hour)
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.synthetic
 	$(BIN)/python -m benchmarks.predict
-	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.framework
 	$(BIN)/python -m benchmarks.spectrum
+	$(BIN)/python -m benchmarks.table --json benchmarks/results/step-cpu.json; found=$$?; \
+		$(BIN)/python -m benchmarks.report && exit $$found
+
+bench-gpu: $(STAMP)  ## the table of training steps on CUDA (never run so far: no GPU was at hand)
+	$(BIN)/python -m benchmarks.table --device cuda --json benchmarks/results/step-cuda.json
+	$(BIN)/python -m benchmarks.report
 
 bench-peers: $(PEERS_STAMP)  ## a training step against DeepCTR-Torch and RecBole, in a venv of their own (perhaps 30 minutes)
 	$(PEERS)/bin/python -m pytest tests/test_peers.py
-	$(PEERS)/bin/python -m benchmarks.peers
+	mkdir -p benchmarks/results
+	$(PEERS)/bin/python -m benchmarks.peers --json benchmarks/results/peers.json
 
 # A .pth file shows it the packages of .venv, which stays as it is; what is installed here comes first.
 $(PEERS_STAMP): $(STAMP) benchmarks/peers.txt

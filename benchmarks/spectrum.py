@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.framework import store
 from benchmarks.interleave import interleave
-from benchmarks.step import batch, log_spaced_cardinalities, training_step
+from benchmarks.step import BATCH, Side, log_spaced_cardinalities, timed_step
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.dataset.store import Store
@@ -159,8 +159,12 @@ def share_of_an_epoch(config: DictConfig, data: Store, repeats: int) -> float:
     module = build_module(config, data)
     module.train_count_D = torch.randint(0, 3, (sum(data.cardinalities),))
     measuring = build(config.callback.spectrum, "callback.spectrum")
-    x_BN, y_B = batch(data.cardinalities)
-    step = training_step(module.backbone, True, x_BN, y_B)
+    side = Side(module.train().backbone, module.configure_optimizers())
+    take = timed_step(side, data.cardinalities, torch.device("cpu"))
+
+    def step() -> float:
+        return sum(take())
+
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = SimpleNamespace(loggers=[], default_root_dir=folder, is_global_zero=True)
         trainer.current_epoch = trainer.global_step = 0
@@ -169,7 +173,7 @@ def share_of_an_epoch(config: DictConfig, data: Store, repeats: int) -> float:
         measuring._measure(trainer, module, epoch=-1)
         first = time.perf_counter() - started
         found = interleave(lambda: measuring._measure(trainer, module, epoch=0), step, repeats, warm_up=1)
-    share, low, high = (ratio * len(y_B) / EPOCH_ROWS for ratio in (found.ratio, found.ratio_low, found.ratio_high))
+    share, low, high = (ratio * BATCH / EPOCH_ROWS for ratio in (found.ratio, found.ratio_low, found.ratio_high))
     console.print(
         f"spectrum callback, dcnv2 {config.embed.name} {config.scale}x: {found.a_seconds:.3f} s (the first, with the "
         f"random references, {first:.1f} s), a step {found.b_seconds:.3f} s: {share:.3%} of an epoch of "

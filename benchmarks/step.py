@@ -1,43 +1,72 @@
-"""One training step, ours against the naive loop over sets: `.venv/bin/python -m benchmarks.step [--case dcnv2:4]`.
+"""One training step of one case, timed in this process: what `benchmarks.table` runs, a process for each case.
 
-Every backbone that takes several sets, with 4 and 10 of them. 39 fields as Criteo has, a table of 1.08 million rows,
-batch 2048, sizes and dropout as in conf/model (base size 10, nfwfm 50: with 10 sets each side trains 9 GB).
-Ours: the backbone and `Adam(fused=True)`. Naive: `tests/reference.py`, one ordinary model per set, and PyTorch's
-default Adam. A step is forward, loss, backward, Adam over every row of the table, and gradients dropped.
+`.venv/bin/python -m benchmarks.step dcnv2:me:4` prints the record of that case as JSON.
 
-Targets: no case slower than the loop, 1.7 times as fast in the geometric mean, no case with a higher peak of memory.
-They are for these two as they stand, so most of what they show is the fused Adam. `--same-adam` gives it to the naive
-loop too: what is left is the gain, or loss, of computing all sets at once, and no target applies.
-Peak memory is that of a process of its own for each side, over three steps, the median of three such processes.
+39 fields as Criteo has, a table of 1.08 million rows, batch 2048, sizes and dropout as in conf/model (base size 10,
+nfwfm 50). Ours is built as a run builds it: `train.build_module` and its optimizer, from a composed config. A step is
+forward and loss, backward, and the optimizer's step with the gradients dropped, always on a new batch. The floor is
+that of `benchmarks.floor`, from rates that are measured in the same process before and after the steps.
+
+With several embedding sets, each step of ours is timed beside one of the loop: `tests/reference.py`, one ordinary model
+per set in float32, and PyTorch's default Adam. `--same-adam` gives it the fused Adam: what is left is the gain, or
+loss, of computing all sets at once.
+
+Peak memory is the resident memory of a process, or what CUDA allocated, over the first three steps; for the loop it is
+that of a process of its own.
 """
 
 import argparse
-import gc
+import itertools
 import json
-import platform
-import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import geometric_mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks.interleave import Action, Comparison, interleave
-from recsys_collapse.build import build
-from recsys_collapse.config import config_dir
+from benchmarks.floor import count
+from benchmarks.interleave import Action, interleave
+from benchmarks.rates import PRECISIONS, laps, measure
+from recsys_collapse.config import config_dir, register
+from recsys_collapse.cost import outline
+from recsys_collapse.dataset.store import Store
+from recsys_collapse.train import build_module
 from tests.reference import REFERENCES, copy_weights
 
 NUM_FIELDS, LARGEST, BATCH = 39, 190_000, 2048
-RATE = {"lr": 1e-3, "weight_decay": 1e-6}
-CASES = [(name, sets) for name in ("dnn", "ipnn", "nfwfm", "xdeepfm", "dcnv2", "finalmlp") for sets in (4, 10)]
-GEOMETRIC_MEAN = 1.7
-STEPS_OF_MEMORY, MEMORY_REPEATS = 3, 3
+RATE = {"lr": 1e-3, "weight_decay": 1e-6}  # of conf/optimizer/adam.yaml
+BACKBONES = ("dnn", "ipnn", "nfwfm", "xdeepfm", "dcnv2", "finalmlp")
+PHASES = ("forward", "backward", "optimizer")
+STEPS_OF_MEMORY, WARM_UP = 3, 2
+
+
+class Case(NamedTuple):
+    """A backbone with one embedding set of `scale` times the size (`se`), or with `scale` sets (`me`)."""
+
+    backbone: str
+    embed: str
+    scale: int
+
+    def __str__(self) -> str:
+        return f"{self.backbone}:{self.embed}:{self.scale}"
+
+
+def parse_case(text: str) -> Case:
+    """`dcnv2:me:4` -> Case("dcnv2", "me", 4)."""
+    backbone, embed, scale = [*text.split(":"), "", ""][:3]
+    known = backbone in BACKBONES and embed in ("se", "me") and scale.isdecimal() and text.count(":") == 2
+    if not known or int(scale) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected <backbone>:<se or me>:<scale>, e.g. dcnv2:me:4, with one of {', '.join(BACKBONES)}"
+        )
+    if embed == "me" and int(scale) == 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: one embedding set is single-embedding: say {backbone}:se:1")
+    return Case(backbone, embed, int(scale))
 
 
 def log_spaced_cardinalities() -> list[int]:
@@ -47,7 +76,7 @@ def log_spaced_cardinalities() -> list[int]:
     return [round(smallest * factor**i) for i in range(NUM_FIELDS)]
 
 
-def batch(cardinalities: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+def batch(cardinalities: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Ids (B, N), int32 and small ones far more frequent, and labels (B,)."""
     generator = torch.Generator().manual_seed(seed)
     skewed_BN = torch.rand(BATCH, len(cardinalities), generator=generator) ** 3
@@ -55,133 +84,153 @@ def batch(cardinalities: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return x_BN, torch.randint(2, (BATCH,), generator=generator).float()
 
 
-def training_step(model: nn.Module, fused: bool, x_BN: Tensor, y_B: Tensor) -> Action:
-    """One full step of `model` on this batch, as a function to be timed."""
-    optimizer = torch.optim.Adam(model.train().parameters(), fused=fused or None, **RATE)
+def compose_case(case: Case, precision: str = "32-true") -> DictConfig:
+    """The config of a run of this case."""
+    register()
+    words = [f"model={case.backbone}", f"embed={case.embed}", f"scale={case.scale}", f"trainer.precision={precision}"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("config", words)
 
-    def step() -> None:
-        binary_cross_entropy_with_logits(model(x_BN), y_B).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+
+class Side(NamedTuple):
+    """A model in training mode, and its optimizer."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def build_ours(config: DictConfig, cardinalities: Sequence[int], device: torch.device) -> Side:
+    """As a run has it, at initialisation."""
+    x_BN, y_B = batch(cardinalities)
+    splits = {"train": torch.arange(BATCH, dtype=torch.int32)}
+    fields = [f"field{i}" for i in range(len(cardinalities))]
+    store = Store(Path("memory"), "benchmark", fields, list(cardinalities), x_BN, y_B.to(torch.uint8), splits)
+    module = build_module(config, store).train().to(device)
+    return Side(module.backbone, module.configure_optimizers())
+
+
+def build_loop(config: DictConfig, cardinalities: Sequence[int], device: torch.device, same_adam: bool) -> Side:
+    """`tests/reference.py` with Adam: torch's default, or with `same_adam` the fused one."""
+    options = {key: value for key, value in config.model.backbone.items() if not str(key).startswith("_")}
+    model = REFERENCES[config.model.name](cardinalities, config.embed.num_sets, config.embed.embed_size, **options)
+    model = model.train().to(device)
+    adam = torch.optim.Adam(
+        model.parameters(), lr=RATE["lr"], weight_decay=RATE["weight_decay"], fused=same_adam or None
+    )
+    return Side(model, adam)
+
+
+def phases(side: Side, x_BN: Tensor, y_B: Tensor, precision: str = "32-true") -> list[Action]:
+    """Forward, backward and optimizer of one step on this batch, each a function; to be called in this order."""
+    losses: list[Tensor] = []
+    mixed = precision == "bf16-mixed"
+
+    def forward() -> None:
+        with torch.autocast(x_BN.device.type, torch.bfloat16, enabled=mixed):
+            losses.append(binary_cross_entropy_with_logits(side.model(x_BN), y_B))
+
+    def backward() -> None:
+        losses.pop().backward()
+
+    def update() -> None:
+        side.optimizer.step()
+        side.optimizer.zero_grad(set_to_none=True)
+
+    return [forward, backward, update]
+
+
+def timed_step(
+    side: Side, cardinalities: Sequence[int], device: torch.device, precision: str = "32-true"
+) -> Callable[[], list[float]]:
+    """A function that takes a step on the next batch of one sequence and returns the seconds of its phases.
+
+    Every batch is new, as in training: no row is in a cache, or in an optimizer, because the step before had it.
+    """
+    seeds = itertools.count()
+
+    def step() -> list[float]:
+        x_BN, y_B = (tensor.to(device) for tensor in batch(cardinalities, next(seeds)))
+        return laps(phases(side, x_BN, y_B, precision), device)
 
     return step
 
 
-def build_side(side: str, name: str, num_sets: int) -> nn.Module:
-    """`ours` or `naive`, at initialisation."""
-    node: Any = OmegaConf.load(config_dir() / "model" / f"{name}.yaml")
-    sizes = {"cardinalities": log_spaced_cardinalities(), "num_sets": num_sets, "embed_size": node.base_size}
-    if side == "ours":
-        return build(node.backbone, "model.backbone", **sizes)
-    return REFERENCES[name](**sizes, **{key: value for key, value in node.backbone.items() if not key.startswith("_")})
-
-
-def measure(name: str, num_sets: int, repeats: int, same_adam: bool = False) -> Comparison:
-    """A is ours, B the naive loop, both with the same initial weights; `same_adam`: both with the fused Adam."""
-    ours, naive = (build_side(side, name, num_sets) for side in ("ours", "naive"))
-    copy_weights(ours, naive)
-    data = batch(log_spaced_cardinalities())
-    return interleave(training_step(ours, True, *data), training_step(naive, same_adam, *data), repeats)
-
-
-def peak_gigabytes(side: str, name: str, num_sets: int) -> float:
-    """Largest resident memory of a process that takes some steps."""
-    command = [sys.executable, "-m", "benchmarks.step", "--case", f"{name}:{num_sets}", "--peak-of", side]
-    runs = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(MEMORY_REPEATS))
-    return median(float(done.stdout) for done in runs)
-
-
-def print_peak(side: str, name: str, num_sets: int) -> None:
-    """What `peak_gigabytes` reads."""
-    step = training_step(build_side(side, name, num_sets), side == "ours", *batch(log_spaced_cardinalities()))
+def peak_gigabytes(step: Callable[[], object], device: torch.device) -> float:
+    """Largest memory of this process until it has taken some steps; before anything else is built in it."""
     for _ in range(STEPS_OF_MEMORY):
         step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
     # Not ru_maxrss: a new process starts with that of its parent.
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    print(int(peak.split()[1]) * 1024 / 1e9)
+    return int(peak.split()[1]) * 1024 / 1e9
 
 
-def case(text: str) -> tuple[str, int]:
-    """`dcnv2:4` -> ("dcnv2", 4)."""
-    name, _, num_sets = text.partition(":")
-    names = sorted({name for name, _ in CASES})
-    if name not in names or not num_sets.isdecimal() or int(num_sets) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected <backbone>:<number of sets> with one of {', '.join(names)}"
-        )
-    return name, int(num_sets)
+def quartiles(seconds: Sequence[float], floor: float) -> dict[str, float]:
+    """Median and quartiles in ms, the floor in ms, and how much of the median it is."""
+    low, middle, high = (1000 * np.quantile(seconds, [0.25, 0.5, 0.75])).tolist()
+    return {"ms": middle, "low": low, "high": high, "floor_ms": 1000 * floor, "fraction": 1000 * floor / middle}
 
 
-def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One record per case."""
-    records = []
-    for name, num_sets in options.case or CASES:
-        found = measure(name, num_sets, options.repeats, options.same_adam)
-        gc.collect()  # before the next one takes its gigabytes
-        record = {"backbone": name, "num_sets": num_sets, **found._asdict()}
-        if not options.no_memory:
-            record |= {f"{side}_peak_gb": peak_gigabytes(side, name, num_sets) for side in ("ours", "naive")}
-        records.append(record)
-    return records
+def measure_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """The record of one case; `options` are those of the command."""
+    config, cardinalities = compose_case(case, options.precision), log_spaced_cardinalities()
+    device, num_sets = options.device, config.embed.num_sets
+    ours = build_ours(config, cardinalities, device)
+    take = timed_step(ours, cardinalities, device, options.precision)
+    record: dict[str, Any] = {**case._asdict(), "num_sets": num_sets, "peak_gb": peak_gigabytes(take, device)}
+    shape = sum(cardinalities), num_sets * config.embed.embed_size
+    rates = measure(*shape, device, [options.precision])
+    found: list[list[float]] = []
+
+    def step() -> float:
+        found.append(take())
+        return sum(found[-1])
+
+    if num_sets > 1:
+        loop = build_loop(config, cardinalities, device, options.same_adam)
+        copy_weights(ours.model, loop.model)  # type: ignore[arg-type]
+        of_loop = timed_step(loop, cardinalities, device)
+        pairs = interleave(step, lambda: sum(of_loop()), options.repeats, WARM_UP)
+        record["loop"] = {"ms": 1000 * pairs.b_seconds, "speedup": 1 / pairs.ratio}
+        record["loop"] |= {"low": 1 / pairs.ratio_high, "high": 1 / pairs.ratio_low}
+    else:
+        for _ in range(options.repeats + WARM_UP):
+            step()
+    rates = rates.best(measure(*shape, device, [options.precision]))
+    x_BN, _ = batch(cardinalities)
+    floors = count(outline(config, cardinalities), x_BN, options.precision).seconds(rates, options.precision)
+    times_RP = np.array(found[WARM_UP:])
+    for phase, seconds_R in zip(PHASES, times_RP.T, strict=True):
+        record[phase] = quartiles(seconds_R, floors[phase])
+    record["step"] = quartiles(times_RP.sum(axis=1), sum(floors.values()))
+    return record | {"rates": rates._asdict()}
 
 
-def missed(records: list[dict[str, Any]]) -> list[str]:
-    """Targets that these numbers do not reach."""
-    found = []
-    for record in records:
-        label = f"{record['backbone']}:{record['num_sets']}"
-        if record["ratio"] > 1:
-            found.append(f"{label} takes {record['ratio']:.2f} of the loop's time, at most 1 is wanted")
-        if record.get("ours_peak_gb", 0) > record.get("naive_peak_gb", 0):
-            found.append(
-                f"{label} peaks at {record['ours_peak_gb']:.2f} GB, the loop at {record['naive_peak_gb']:.2f} GB"
-            )
-    mean = geometric_mean(1 / record["ratio"] for record in records)
-    if mean < GEOMETRIC_MEAN:
-        found.append(f"{mean:.2f} times as fast in the geometric mean, {GEOMETRIC_MEAN} is wanted")
-    return found
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that `benchmarks.table` passes on."""
+    parser.add_argument("--repeats", type=int, default=7, help="steps per case, or pairs of steps")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
+    parser.add_argument(
+        "--precision", choices=list(PRECISIONS), default="32-true", help="of ours; the loop has 32-true"
+    )
+    parser.add_argument("--same-adam", action="store_true", help="the loop gets the fused Adam too; no targets")
 
 
-def show(records: list[dict[str, Any]]) -> None:
-    """The table, and the geometric mean."""
-    table = Table("backbone", "sets", "ours ms", "naive ms", "naive / ours", "quartiles", "peak GB ours", "naive")
-    for r in records:
-        times = (f"{1000 * r[key]:.0f}" for key in ("a_seconds", "b_seconds"))
-        spread = f"{1 / r['ratio_high']:.2f} to {1 / r['ratio_low']:.2f}"
-        peaks = (f"{r[key]:.2f}" if key in r else "" for key in ("ours_peak_gb", "naive_peak_gb"))
-        table.add_row(r["backbone"], str(r["num_sets"]), *times, f"{1 / r['ratio']:.2f}", spread, *peaks)
-    Console(width=110).print(table)
-    print(f"geometric mean {geometric_mean(1 / record['ratio'] for record in records):.2f}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """1 if a target is missed, else 0."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print one record."""
     parser = argparse.ArgumentParser(prog="benchmarks.step", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--case", type=case, action="append", help="e.g. dcnv2:4; may be given again; default: all")
-    parser.add_argument("--repeats", type=int, default=9, help="pairs of steps per case")
-    parser.add_argument("--same-adam", action="store_true", help="the naive loop gets the fused Adam too; no targets")
-    parser.add_argument("--no-memory", action="store_true", help="times only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--peak-of", choices=["ours", "naive"], help=argparse.SUPPRESS)
+    parser.add_argument("case", type=parse_case, help="e.g. dcnv2:me:4")
+    parser.add_argument("--loop-peak", action="store_true", help="print the loop's peak of memory in GB and stop")
+    add_options(parser)
     options = parser.parse_args(arguments)
-    if options.peak_of:
-        print_peak(options.peak_of, *options.case[0])
-        return 0
-    records = measure_all(options)
-    show(records)
-    if options.json:
-        machine = {
-            "cpu": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        report = {"machine": machine, "batch": BATCH, "same_adam": options.same_adam, "cases": records}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-    not_met = [] if options.same_adam else missed(records)
-    for line in not_met:
-        print(f"missed: {line}")
-    return 1 if not_met else 0
+    if options.loop_peak:
+        config, cardinalities = compose_case(options.case), log_spaced_cardinalities()
+        loop = build_loop(config, cardinalities, options.device, options.same_adam)
+        print(peak_gigabytes(timed_step(loop, cardinalities, options.device), options.device))
+    else:
+        print(json.dumps(measure_case(options.case, options)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
