@@ -28,8 +28,11 @@ register()
 TEXTS = ("model", "scale", "embed", "optimizer")
 NUMBERS = ("embedding\nparameters", "dense\nparameters", "FLOPs\nper sample", "training\nGB")
 PARTS = ("process", "table", "optimizer", "dense", "data", "gradient", "activations", "evaluation", "copy")
-CAPTION = """GB of memory: gradient and activations of a step, an evaluation, and the copy of the weights that is read for
-the test come in turn; the rest is there all the time"""
+HYPHENS = {"optimizer": "optimi-\nzer", "activations": "activa-\ntions", "evaluation": "evalua-\ntion"}
+CAPTION = (
+    "gradient and activations are those of a step, evaluation that of an evaluation, copy that of the weights, "
+    "read for the test: they come in turn; the rest is there all the time"
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
@@ -70,9 +73,9 @@ def cost_tables(configs: list[DictConfig]) -> tuple[Table, Table]:
     from recsys_collapse.cost import flops_per_sample, outline, parameter_counts
     from recsys_collapse.memory import needed
 
-    costs, parts = _table(NUMBERS), _table(PARTS)
+    costs, parts = _table(TEXTS, NUMBERS), _table(["GB of memory"], [HYPHENS.get(part, part) for part in PARTS])
     parts.caption = CAPTION
-    stores: dict[str, tuple["Store", int]] = {}
+    stores: dict[str, tuple[Store, int]] = {}
     seen: set[str] = set()
     for config in configs:
         data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir])
@@ -93,15 +96,15 @@ def cost_tables(configs: list[DictConfig]) -> tuple[Table, Table]:
         words = (config.model.name, f"{config.scale}x", embed_name(config).upper(), optimizer)
         numbers = (f"{value:,}" for value in (counts["embedding"], counts["dense"], flops))
         costs.add_row(*words, *numbers, _gigabytes(memory.peak))
-        parts.add_row(*words, *(_gigabytes(getattr(memory, part)) for part in PARTS))
+        parts.add_row(" ".join(words), *(_gigabytes(getattr(memory, part)) for part in PARTS))
         if memory.left_out:
             print(f"{' '.join(words)}: not counted, as it does not run without numbers: {memory.left_out}")
     return costs, parts
 
 
-def _table(columns: Sequence[str]) -> Table:
-    table = Table(*TEXTS, *columns)
-    for column in table.columns[len(TEXTS) :]:
+def _table(texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(*texts, *numbers)
+    for column in table.columns[len(texts) :]:
         column.justify = "right"
     return table
 
