@@ -55,6 +55,7 @@ bench: $(STAMP)  ## speed, interleaved against plain loops (about 40 minutes)
 	$(BIN)/python -m benchmarks.synthetic
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.framework
 	$(BIN)/python -m benchmarks.spectrum
 
