@@ -127,6 +127,9 @@ def test_the_outline_has_the_peak_of_a_real_step(model: str, sparse: bool) -> No
     actual = steps_as_they_are(module, sparse)
     told = need.step_bytes(outline(cfg, CARDINALITIES).train(), 32, sparse)
     assert told == pytest.approx(actual, rel=0.03)
+    with Live() as live, torch.no_grad():
+        module.backbone.eval()(torch.zeros(32, 3, dtype=torch.int32) + 0)
+    assert need.forward_bytes(outline(cfg, CARDINALITIES), 32) == pytest.approx(live.peak, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,14 @@ def test_the_parts() -> None:
         memory_of(backbone, {}, {"batch_size": 32, "eval_batch_size": 16}, ROWS | {"test": 10**6}).evaluation == 10**8
     )
     assert backbone.embedding.weight.dtype == torch.float32 and backbone.embedding.weight.grad is None
+
+
+def test_what_comes_in_turn_counts_once() -> None:
+    parts = {"gradient": 2, "activations": 50, "evaluation": 30, "copy": 10}
+    memory = Memory(100, 0, 0, 0, 0, **parts)
+    assert (memory.resident, memory.step, memory.peak) == (100, 152, 152)
+    assert memory._replace(activations=0).peak == 100 + 40
+    assert memory._replace(activations=0, copy=0).peak == 100 + 32
 
 
 def test_a_regularizer_that_needs_numbers_is_left_out_and_said() -> None:

@@ -187,9 +187,9 @@ def step_bytes(backbone: Backbone, batch_size: int, sparse: bool, regularizer: R
 @torch.no_grad()
 def forward_bytes(backbone: Backbone, batch_size: int) -> int:
     """The most that a forward pass has in an evaluation, beside the parameters."""
-    x_BN = _ids(backbone, batch_size)
+    x_BN, outlined = _ids(backbone, batch_size), copy.deepcopy(backbone).eval()
     with Live() as live:
-        copy.deepcopy(backbone).eval()(x_BN + 0)
+        outlined(x_BN + 0)
     return live.peak
 
 
