@@ -397,18 +397,18 @@ def test_14_a_table_that_does_not_fit_is_refused_before_it_is_made() -> None:
         return memory_of(model, optimizer, trainer, rows)
 
     needed = memory().peak - memory().process
-    assert sum(sizes) * 100 * 20 < needed < sum(sizes) * 100 * 20.1  # with a copy of the weights
+    assert sum(sizes) * 100 * 16 < needed < sum(sizes) * 100 * 16.1  # the copy of the weights comes after the gradient
     check_memory(model, names, memory(), needed)
     check_memory(model, names, memory(), None)
     with pytest.raises(
-        ValueError, match=r"19\.1 GB are free\. .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
+        ValueError, match=r"15\.3 GB are free\. .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
     ):
         check_memory(model, names, memory(), needed - 1)
     with pytest.raises(
         ValueError, match=r"8\.0 GB are free\. .* Largest fields: C3: 9,100,000 ids x 100 .*= 14\.6 GB, C2"
     ):
         check_memory(model, names, memory(), 8 * 10**9)
-    check_memory(model, names, memory(bytes_per_weight=8), 12 * 10**9)
+    check_memory(model, names, memory(bytes_per_weight=8), 8 * 10**9)
 
 
 # 15, offsets beyond int32: tests/test_embedding.py::test_offsets_hold_every_row_number
