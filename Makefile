@@ -54,6 +54,8 @@ bench: $(STAMP)  ## speed, interleaved against plain loops (about an hour)
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.synthetic
 	$(BIN)/python -m benchmarks.predict
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.framework
 	$(BIN)/python -m benchmarks.spectrum
 	$(BIN)/python -m benchmarks.table --json benchmarks/results/step-cpu.json; found=$$?; \

@@ -12,24 +12,27 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from experiments.found import Cell
 from experiments.speed import Data, Known, Machine, epoch_seconds, known_runs, limits, measured, nearest, shape_of
 from recsys_collapse.config import plain
+from recsys_collapse.cost import outline
 from recsys_collapse.data import load_data
 from recsys_collapse.dataset.batches import num_bytes
 from recsys_collapse.launch.plan import Job, Plan
 from recsys_collapse.launch.status import span
 from recsys_collapse.launch.subprocess import make_slots, visible_gpus
+from recsys_collapse.memory import PROCESS, needed
 from recsys_collapse.runs.identity import embed_name
 
 START = 5.0  # seconds until a process of its own begins with its run
-PROCESS = 700_000_000  # bytes of a process that trains, without the model and its batches
 SCORE = 8  # bytes of a validation or test row in the files of scores
 MORE_EPOCHS = 2  # than the patience has a run, where none on the data is finished
 
@@ -121,6 +124,7 @@ def _estimate(job: Job, data: Data, known: Sequence[Known], machine: Machine) ->
     most, patience = limits(trainer)
     epochs = statistics.median([run.epochs for run in ended]) if ended else min(most, patience + MORE_EPOCHS)
     ratio = statistics.median([run.ratio for run in timed]) if timed else 1.0
+    counting = {part: plain(config[part]) for part in ("model", "embed", "optimizer", "regularizer", "trainer")}
     scores = SCORE * (data.rows["valid"] + data.rows["test"]) * config.save_scores
     return Estimate(
         cell=cell,
@@ -128,10 +132,18 @@ def _estimate(job: Job, data: Data, known: Sequence[Known], machine: Machine) ->
         epochs=epochs,
         epochs_known=bool(ended),
         basis="own" if timed and _kind(timed[0].cell) == _kind(cell) else "others" if timed else "test",
-        memory=shape.training + 4 * shape.written * trainer.batch_size + PROCESS,
+        memory=_memory(json.dumps(counting), tuple(data.cardinalities), tuple(data.rows.items())),
         kept=4 * shape.weights + scores,
         checkpoints=shape.checkpoints,
     )
+
+
+@cache
+def _memory(config: str, cardinalities: tuple[int, ...], rows: tuple[tuple[str, int], ...]) -> int:
+    """The peak of a run; once for all seeds."""
+    counting = OmegaConf.create(json.loads(config))
+    assert isinstance(counting, DictConfig)
+    return needed(counting, outline(counting, cardinalities), dict(rows)).peak
 
 
 def _by_cell(runs: Sequence[Estimate]) -> dict[Cell, list[Estimate]]:

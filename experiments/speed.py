@@ -15,14 +15,8 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.found import Cell
-from recsys_collapse.cost import (
-    checkpoint_bytes,
-    flops_per_sample,
-    free_memory,
-    outline,
-    parameter_counts,
-    training_bytes,
-)
+from recsys_collapse.cost import checkpoint_bytes, flops_per_sample, outline, parameter_counts
+from recsys_collapse.memory import free_memory
 from recsys_collapse.runs.table import scan
 from recsys_collapse.trust import check_trusted
 
@@ -66,8 +60,6 @@ class Shape(NamedTuple):
     measuring: float
     """Of the spectra after an epoch, in float32 operations that take as long."""
     weights: int
-    training: int
-    """Bytes of weights, gradients and what the optimizer keeps."""
     checkpoints: int
     """Bytes of the checkpoints of an unfinished run."""
 
@@ -150,7 +142,6 @@ def _shape(wanted: str, cardinalities: tuple[int, ...]) -> Shape:
         touched=counts["dense"] + counts["embedding"] * (share if optimizer.get("sparse_gradients") else 1.0),
         measuring=GRAM * sum(cardinalities) * columns**2 + EIGENVALUES * len(cardinalities) * columns**3,
         weights=sum(counts.values()),
-        training=sum(training_bytes(backbone, optimizer).values()),
         checkpoints=checkpoint_bytes(backbone, optimizer),
     )
 

@@ -1,7 +1,9 @@
-"""What a model costs, before it is built: parameters, floating-point operations per sample, and memory in training."""
+"""What a model costs, before it is built: parameters, floating-point operations per sample, bytes of its parameters.
+
+Memory in training, with everything beside the parameters: `recsys_collapse.memory`.
+"""
 
 import errno
-import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,48 +60,17 @@ def flops_per_sample(backbone: Backbone) -> int:
 def training_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> dict[str, int]:
     """Bytes of `embedding` and `dense` parameters in float32, with gradients and what the optimizer keeps of them.
 
-    `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam. While
-    a checkpoint is written there is a copy of the weights: in the place of a dense gradient, or beside the rest.
+    `optimizer` is its config: `bytes_per_weight` (default 16, Adam's) says what a table takes; all else has Adam.
+    Gradients with the rows of a batch only do not count: see `recsys_collapse.memory`, which knows the batch.
     """
-    counts = parameter_counts(backbone)
-    of_a_table = optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT) + 4 * optimizer.get("sparse_gradients", False)
+    counts, of_a_table = parameter_counts(backbone), optimizer.get("bytes_per_weight", BYTES_PER_WEIGHT)
     return {"embedding": counts["embedding"] * of_a_table, "dense": counts["dense"] * BYTES_PER_WEIGHT}
-
-
-def check_memory(backbone: Backbone, fields: Sequence[str], optimizer: Mapping[Any, Any], free: int | None) -> None:
-    """Stop before something is allocated that cannot be trained.
-
-    Args:
-        backbone: the model; its outline will do.
-        fields: names of the fields.
-        optimizer: its config.
-        free: bytes that can be had; None: not known, so nothing is checked.
-
-    Raises:
-        ValueError: names the largest fields and their bytes.
-    """
-    taken = training_bytes(backbone, optimizer)
-    needed = sum(taken.values())
-    if free is None or needed <= free:
-        return
-    columns = sum(table.weight.shape[1] for table in backbone.tables())
-    each = taken["embedding"] // sum(backbone.embedding.cardinalities)
-    largest = sorted(zip(backbone.embedding.cardinalities, fields, strict=True), reverse=True)[:3]
-    shown = ", ".join(
-        f"{name}: {size:,} ids x {columns} columns x {each // columns} B = {size * each / 1e9:.1f} GB"
-        for size, name in largest
-    )
-    raise ValueError(
-        f"training takes {needed / 1e9:.1f} GB (weights, gradient and what the optimizer keeps), of which "
-        f"{taken['dense'] / 1e9:.1f} GB outside the table; {free / 1e9:.1f} GB are free; largest fields: {shown}: "
-        "raise dataset.min_count, set dataset.hashed_cardinality, leave fields out with dataset.ignore, use a smaller "
-        "scale, or optimizer=rowwise_adagrad"
-    )
 
 
 def checkpoint_bytes(backbone: Backbone, optimizer: Mapping[Any, Any]) -> int:
     """Bytes of the two checkpoints that an unfinished run may have, to go on from; the best weights come on top."""
-    gradients = 0 if optimizer.get("sparse_gradients", False) else 4 * sum(parameter_counts(backbone).values())
+    counts, sparse = parameter_counts(backbone), optimizer.get("sparse_gradients", False)
+    gradients = 4 * (counts["dense"] + (0 if sparse else counts["embedding"]))
     return 2 * (sum(training_bytes(backbone, optimizer).values()) - gradients)
 
 
@@ -119,17 +90,3 @@ def check_disk(backbone: Backbone, optimizer: Mapping[Any, Any], run_dir: Path) 
             "room, or choose another output_dir",
             str(run_dir),
         )
-
-
-def free_memory(accelerator: str) -> int | None:
-    """Bytes that can be had where a run trains: on the GPU, or of the machine; None where the system does not say."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        gc.collect()  # what the run before this one in the process left
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info()[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None

@@ -19,17 +19,19 @@ from recsys_collapse.callback.heartbeat import Heartbeat
 from recsys_collapse.callback.measuring import Measuring
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import plain
-from recsys_collapse.cost import check_disk, check_memory, free_memory, outline
+from recsys_collapse.cost import check_disk, outline
 from recsys_collapse.data import load_data
-from recsys_collapse.dataset.batches import Batches, resident, shuffled, train_counts
+from recsys_collapse.dataset.batches import Batches, resident, resident_bytes, shuffled, train_counts
 from recsys_collapse.dataset.progress import wants_bar
 from recsys_collapse.dataset.report import remarks
 from recsys_collapse.dataset.source import Source
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.describe import about_attempts, describe
+from recsys_collapse.heap import keep_freed_memory
 from recsys_collapse.launch.frozen import own_code
 from recsys_collapse.launch.plan import Job
 from recsys_collapse.logger.wandb import make_loggers
+from recsys_collapse.memory import check_memory, free_memory, needed
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.module import CTRModule
 from recsys_collapse.protocol import differences
@@ -57,6 +59,7 @@ def train(job: Job) -> dict[str, Any]:
         ValueError: the data cannot be used, or the loss is not finite (`DivergedError`).
     """
     started, config = time.perf_counter(), job.config
+    keep_freed_memory()
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     source, store = load_checked(job)  # before a checkpoint is loaded: it asks for free memory
     checkpoint, content = find(job.run_dir, job.run_id, best_so_far) or (None, None)
@@ -107,8 +110,11 @@ def load_checked(job: Job) -> tuple[Source, Store]:
         raise ValueError(f"dataset ({source.name}): its files changed after this was planned: run the command again")
     say_once(source, store)
     log.info(f"differs from the paper: {', '.join(differences(job.config)) or 'nothing'}")
-    outlined = outline(job.config, store.cardinalities)
-    check_memory(outlined, store.fields, job.config.optimizer, free_memory(job.config.trainer.accelerator))
+    outlined, free = outline(job.config, store.cardinalities), free_memory(job.config.trainer.accelerator)
+    on_gpu = resident_bytes(store, job.config.trainer.accelerator, source.device_resident, free)
+    memory = needed(job.config, outlined, {part: len(rows) for part, rows in store.splits.items()}, on_gpu)
+    log.info(memory.words() if free is None else f"{memory.words()}; {free / 1e9:.1f} GB are free")
+    check_memory(outlined, store.fields, memory, free)
     check_disk(outlined, job.config.optimizer, job.run_dir)
     return source, store
 

@@ -6,7 +6,6 @@ matrix products count, and a multiply-add is two operations.
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys_collapse import train as train_module
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir, register
-from recsys_collapse.cost import check_memory, cost, flops_per_sample, outline, training_bytes
-from recsys_collapse.data import load_data
-from recsys_collapse.launch.plan import make_plan
+from recsys_collapse.cost import checkpoint_bytes, cost, flops_per_sample, outline, training_bytes
 from recsys_collapse.model.backbone import Backbone
-from tests.cli import SMALL, SMALL_SYNTHETIC
 
 MODELS = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
 LINEAR = ("ffm", "fm")
@@ -188,47 +183,12 @@ def test_an_outline_takes_no_memory(model: str) -> None:
     assert found["flops_per_sample"] == cost(cfg, [2] * 39)["flops_per_sample"]
 
 
-def test_a_model_whose_dense_part_alone_does_not_fit_is_refused() -> None:
-    """62,578,401 parameters with weight, gradient and two moments, in float32."""
+def test_bytes_of_parameters_and_checkpoints() -> None:
+    """62,578,401 dense parameters with weight, gradient and two moments; a checkpoint has no gradients."""
     backbone = outline(config("model=dcnv2", "scale=10"), [1] * 39)
-    needed, table = 62_578_401 * 16, 39 * 100 * 16
-    names = [f"C{i}" for i in range(39)]
-    check_memory(backbone, names, {}, needed + table)
-    for free in (needed + table - 1, 900_000_000):
-        with pytest.raises(ValueError) as refusal:
-            check_memory(backbone, names, {}, free)
-        said = (
-            "training takes 1.0 GB (weights, gradient and what the optimizer keeps), of which 1.0 GB outside the table"
-        )
-        assert str(refusal.value).startswith(f"{said}; {free / 1e9:.1f} GB are free; largest fields: C9: 1 ids x 100 ")
-    assert training_bytes(backbone, {}) == {"embedding": table, "dense": needed}
-    for optimizer, each in (({"bytes_per_weight": 5}, 5), ({"bytes_per_weight": 5, "sparse_gradients": True}, 9)):
-        assert training_bytes(backbone, optimizer) == {"embedding": table // 16 * each, "dense": needed}
-
-
-@pytest.mark.parametrize("words", [["model=ffm"], ["model=dnn", "scale=2", "embed=me"]])
-def test_the_optimizer_decides_what_fits(tmp_path: Path, monkeypatch, words: list[str]) -> None:
-    """Bytes per weight of a table; with sparse gradients, 4 more for the copy in a checkpoint."""
-    base = [f"output_dir={tmp_path}", "trainer.accelerator=cpu", *SMALL, *SMALL_SYNTHETIC, *words]
-    base = [word for word in base if not word.startswith("model.backbone.hidden_sizes") or "model=dnn" in words]
-
-    def train(optimizer: str, free: int) -> Path:
-        monkeypatch.setattr(train_module, "free_memory", lambda accelerator: free)
-        found = make_plan([*base, f"optimizer={optimizer}"])
-        assert found is not None
-        (job,) = found.jobs
-        train_module.train(job)
-        return job.run_dir / "result.json"
-
-    bytes_per_weight = {"adam": 16, "sparse_adam": 12 + 4, "adagrad": 8 + 4, "rowwise_adagrad": 5 + 4}
-    cfg = config(*base)
-    counts = cost(cfg, load_data(cfg)[1].cardinalities)["parameters"]
-    needed = {name: counts["embedding"] * each + counts["dense"] * 16 for name, each in bytes_per_weight.items()}
-    monkeypatch.setattr(train_module, "build_module", lambda *args: pytest.fail("built before it was checked"))
-    for optimizer, enough in needed.items():
-        with pytest.raises(ValueError, match=r"^training takes .*optimizer=rowwise_adagrad$"):
-            train(optimizer, enough - 1)
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="training takes"):
-        train("adam", needed["rowwise_adagrad"])
-    assert train("rowwise_adagrad", needed["rowwise_adagrad"]).is_file()
+    dense, table = 62_578_401, 39 * 100
+    assert training_bytes(backbone, {}) == {"embedding": 16 * table, "dense": 16 * dense}
+    assert checkpoint_bytes(backbone, {}) == 2 * 12 * (table + dense)
+    sparse = {"bytes_per_weight": 5, "sparse_gradients": True}
+    assert training_bytes(backbone, sparse) == {"embedding": 5 * table, "dense": 16 * dense}
+    assert checkpoint_bytes(backbone, sparse) == 2 * (5 * table + 12 * dense)

@@ -22,7 +22,6 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_collapse.cost import check_memory
 from recsys_collapse.dataset import encode, report, spill
 from recsys_collapse.dataset import source as source_module
 from recsys_collapse.dataset.bad_lines import BadLines
@@ -32,6 +31,7 @@ from recsys_collapse.dataset.split import split_rows, split_sizes
 from recsys_collapse.dataset.store import open_store, prepare
 from recsys_collapse.dataset.table import Table
 from recsys_collapse.dataset.text import read_text
+from recsys_collapse.memory import Memory, check_memory, memory_of
 from recsys_collapse.model.fm import FM
 from tests.sources import whole
 from tests.test_dataset import FILES, digests, expected_ids, given_rows
@@ -389,18 +389,26 @@ def test_13_every_value_is_itself(tmp_path_factory, values: list[str]) -> None:
 
 def test_14_a_table_that_does_not_fit_is_refused_before_it_is_made() -> None:
     sizes, names = [9_100_000, 5, 400_000], ["C3", "C1", "C2"]
-    needed = sum(sizes) * 100 * 16 + 16  # FM has a bias
     with torch.device("meta"):
         model = FM(sizes, 1, 100)
-    check_memory(model, names, {}, needed)
-    check_memory(model, names, {}, None)
+
+    def memory(**optimizer: int) -> Memory:
+        trainer, rows = {"batch_size": 8, "eval_batch_size": 8}, {"train": 9, "valid": 9, "test": 9}
+        return memory_of(model, optimizer, trainer, rows)
+
+    needed = memory().peak - memory().process
+    assert sum(sizes) * 100 * 16 < needed < sum(sizes) * 100 * 16.1  # the copy of the weights comes after the gradient
+    check_memory(model, names, memory(), needed)
+    check_memory(model, names, memory(), None)
     with pytest.raises(
-        ValueError, match=r"15\.2 GB are free; .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
+        ValueError, match=r"15\.3 GB are free\. .*min_count.* dataset\.hashed_cardinality.* dataset\.ignore"
     ):
-        check_memory(model, names, {}, needed - 1)
-    with pytest.raises(ValueError, match=r"8\.0 GB are free; largest fields: C3: 9,100,000 ids x 100 .*= 14\.6 GB, C2"):
-        check_memory(model, names, {}, 8 * 10**9)
-    check_memory(model, names, {"bytes_per_weight": 8}, 8 * 10**9)
+        check_memory(model, names, memory(), needed - 1)
+    with pytest.raises(
+        ValueError, match=r"8\.0 GB are free\. .* Largest fields: C3: 9,100,000 ids x 100 .*= 14\.6 GB, C2"
+    ):
+        check_memory(model, names, memory(), 8 * 10**9)
+    check_memory(model, names, memory(bytes_per_weight=8), 8 * 10**9)
 
 
 # 15, offsets beyond int32: tests/test_embedding.py::test_offsets_hold_every_row_number

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recsys_collapse.cost import free_memory
 from recsys_collapse.dataset import batches
-from recsys_collapse.dataset.batches import Batches, fits, num_bytes, resident, shuffled
+from recsys_collapse.dataset.batches import Batches, fits, num_bytes, resident, resident_bytes, shuffled
 from recsys_collapse.dataset.store import Store
+from recsys_collapse.memory import free_memory
 from tests.test_dataset import numbered
 
 CUDA = torch.device("cuda", 0)
@@ -30,6 +30,21 @@ def test_half_of_the_free_memory_is_for_the_model() -> None:
 def test_on_a_cpu_the_files_stay_mapped(wanted: str | bool) -> None:
     store = numbered(50)
     assert resident(store, torch.device("cpu"), wanted) is store
+
+
+def test_the_bytes_that_would_stay_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = numbered(50)
+    size = num_bytes(store)
+    assert resident_bytes(store, "auto", True, 9 * size) == 0 or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for accelerator, wanted, free, expected in (
+        ("auto", "auto", 2 * size, size),
+        ("auto", "auto", 2 * size - 1, 0),
+        ("cuda", True, 1, size),
+        ("cuda", False, 9 * size, 0),
+        ("cpu", True, 9 * size, 0),
+    ):
+        assert resident_bytes(store, accelerator, wanted, free) == expected
 
 
 @pytest.fixture

@@ -652,7 +652,6 @@ def test_a_disk_that_is_too_small_is_said_first(stores: Path, tmp_path: Path, mo
     job = job_of(stores, tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cost.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    monkeypatch.setattr(cost, "training_bytes", lambda *args: {"embedding": 5 * 10**9, "dense": 0})
     monkeypatch.setattr(cost, "parameter_counts", lambda *args: {"embedding": 312_500_000, "dense": 0})
     monkeypatch.setattr(train_module, "check_memory", lambda *args: None)
     with rows_seen() as rows:

@@ -153,6 +153,14 @@ def resident(store: Store, device: torch.device, wanted: str | bool) -> Store:
     )
 
 
+def resident_bytes(store: Store, accelerator: str, wanted: str | bool, free: int | None) -> int:
+    """Bytes of a GPU that `resident` would fill, of which so many are free; 0 where nothing trains on one."""
+    if accelerator == "cpu" or not torch.cuda.is_available() or wanted is False:
+        return 0
+    needed = num_bytes(store)
+    return needed if wanted is True or free is None or fits(needed, free) else 0
+
+
 def num_bytes(store: Store) -> int:
     """Bytes of ids, labels and splits."""
     return sum(tensor.nbytes for tensor in (store.ids, store.labels, *store.splits.values()))

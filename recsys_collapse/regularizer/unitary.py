@@ -4,6 +4,7 @@ Shapes: L regularized layers, M embedding sets, N fields, K embedding size per s
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,9 @@ class Unitary(nn.Module):
         layers = backbone.pair_projections().unbind()
         w_LMNNKK = torch.stack([layers[number] for number in self.layers])
         lambda_LMNN = self.factor if self.form == "paper" else self.factor.square()
-        with torch.autocast(w_LMNNKK.device.type, enabled=False):
+        device = w_LMNNKK.device.type
+        # The meta device, where memory is estimated, knows no autocast.
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             rest_LMNNKK = w_LMNNKK.mT @ w_LMNNKK
         rest_LMNNKK.diagonal(dim1=-2, dim2=-1).sub_(lambda_LMNN[..., None])
         square_LMNN = rest_LMNNKK.square().sum((-2, -1))
