@@ -23,6 +23,7 @@ from recsys_collapse.trust import check_trusted
 OVERHEAD = 0.003  # seconds of a batch that do not depend on the model: Lightning, cutting the batch
 PASSES = 8  # over every value that a layer writes: it and its gradient written and read, by this layer and the next
 TOUCHED = 8  # passes over every weight: it, its gradient and two moments, each read and written
+MOVES_EVERY_ROW = "recsys_collapse.optimizer.adam.Adam"  # though its gradients have the rows of a batch only
 GRAM, EIGENVALUES = 24, 240  # operations of a spectrum: 3 variants, 2 and 20 for each number, 4 for float64
 
 
@@ -128,18 +129,20 @@ def shape_of(own: Mapping[str, Any], cardinalities: Sequence[int]) -> Shape:
 @cache
 @torch.no_grad()
 def _shape(wanted: str, cardinalities: tuple[int, ...]) -> Shape:
-    """Once for all seeds. With sparse gradients, a step touches no more rows of a field than a batch has."""
+    """Once for all seeds. Where a step moves only rows with a gradient, no more of a field than a batch has."""
     model, sizes, optimizer, batch_size = json.loads(wanted)
     backbone = outline(OmegaConf.create({"model": {"backbone": model}, "embed": sizes}), cardinalities)
     counts = parameter_counts(backbone)
     with _Written() as counter:
         backbone(torch.zeros(2, len(cardinalities), dtype=torch.int32, device="meta"))
-    share = sum(min(size, batch_size) for size in cardinalities) / sum(cardinalities)
+    share = 1.0
+    if optimizer.get("sparse_gradients") and optimizer["_target_"] != MOVES_EVERY_ROW:
+        share = sum(min(size, batch_size) for size in cardinalities) / sum(cardinalities)
     columns = counts["embedding"] / sum(cardinalities)
     return Shape(
         flops=flops_per_sample(backbone),
         written=counter.values // 2,
-        touched=counts["dense"] + counts["embedding"] * (share if optimizer.get("sparse_gradients") else 1.0),
+        touched=counts["dense"] + counts["embedding"] * share,
         measuring=GRAM * sum(cardinalities) * columns**2 + EIGENVALUES * len(cardinalities) * columns**3,
         weights=sum(counts.values()),
         checkpoints=checkpoint_bytes(backbone, optimizer),

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "optimizer": {"embedding"},
     "protocol": {"config", "runs.identity"},
     "cost": {"build", "model.backbone"},
-    "memory": {"build", "cost", "memory", "model.backbone"},
+    "memory": {"build", "cost", "heap", "memory", "model.backbone"},
     "memory.live": set(),
     "memory.free": set(),
     "build": {"config"},
