@@ -33,6 +33,7 @@ from recsys_collapse.config import config_dir, register
 from recsys_collapse.cost import outline
 from recsys_collapse.dataset.batches import Batches, num_bytes, shuffled
 from recsys_collapse.dataset.store import Store
+from recsys_collapse.heap import keep_freed_memory
 from recsys_collapse.memory import Memory, needed
 from recsys_collapse.train import build_module
 
@@ -78,6 +79,7 @@ def measure(model: str, scale: int, embed: str, words: list[str]) -> dict[str, A
     data = store(config.trainer.batch_size)
     rows = {part: len(own) for part, own in data.splits.items()}
     told = needed(config, outline(config, data.cardinalities), rows, num_bytes(data))
+    keep_freed_memory()
     start = peak()
     module = build_module(config, data).train()
     backbone, optimizer = module.backbone, module.configure_optimizers()
