@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recsys_collapse import embedding as embedding_module
 from recsys_collapse.callback.spectrum import table_of
 from recsys_collapse.config import Init, config_dir
 from recsys_collapse.dataset.store import Store
-from recsys_collapse.embedding import INITS, FieldEmbedding, FirstOrder
+from recsys_collapse.embedding import INITS, FieldEmbedding, FirstOrder, coalesced
 from recsys_collapse.launch.plan import compose_jobs
 from recsys_collapse.measure import spectra_of_table
 from recsys_collapse.spectrum import random_information_abundance
@@ -263,3 +265,13 @@ def test_a_table_knows_how_it_was_drawn_and_is_compared_with_such(init: str) -> 
     (spectrum, *_), *_ = (spectra for _, spectra in spectra_of_table(table_of(module), [Variant()]))
     assert spectrum.random == random_information_abundance(10, 10, entries)
     assert random_information_abundance(10, 10, "normal") < 0.99 * random_information_abundance(10, 10, "uniform")
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_coalesced_is_what_torch_makes_of_it(rows: list[int]) -> None:
+    values = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(len(rows)), dtype=torch.float64)
+    gradient = torch.sparse_coo_tensor(torch.tensor([rows]), values, (6, 3))
+    found, expected = coalesced(gradient), gradient.coalesce()
+    assert found.is_coalesced() and torch.equal(found.indices(), expected.indices())
+    torch.testing.assert_close(found.values(), expected.values())
+    assert coalesced(found) is found

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from recsys_collapse.config import config_dir
+from recsys_collapse.optimizer import adam as adam_module
+from recsys_collapse.optimizer.adam import Adam
 from recsys_collapse.optimizer.rowwise_adagrad import RowwiseAdagrad
 from recsys_collapse.optimizer.split import Split
 
@@ -520,3 +522,83 @@ def test_lightning_trains_schedules_and_resumes(name: str, tmp_path: Path) -> No
         table_lr = 1e-3 if name == "sparse_adam" else 1e-2
         assert [group["lr"] for group in optimizer.param_groups] == [table_lr / 4, 1e-3 / 4]
         assert shares(optimizer)
+
+
+# Adam without a full-table gradient
+
+RULES = {
+    "coupled": {"weight_decay": 1e-2},
+    "none": {},
+    "decoupled": {"weight_decay": 1e-2, "decoupled_weight_decay": True},
+}
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def dense_twin(rule: str) -> tuple[Tiny, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = Tiny(sparse=False).double()
+    return model, torch.optim.Adam(model.groups(), lr=1e-3, foreach=False, fused=False, **RULES[rule])
+
+
+def sparse_one(rule: str) -> tuple[Tiny, Adam]:
+    torch.manual_seed(0)
+    model = Tiny(sparse=True).double()
+    return model, Adam(model.groups(), lr=1e-3, **RULES[rule])
+
+
+@every_rule
+@pytest.mark.parametrize("chunk", [1, 5 * M * K, 10**6])
+def test_adam_is_the_dense_one_over_hundreds_of_steps(rule: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's plain loop; chunks of a row, of five of the twelve, of all. Two rows are never seen."""
+    monkeypatch.setitem(adam_module.CHUNK, "cpu", chunk)
+    (own, optimizer), (twin, twins) = sparse_one(rule), dense_twin(rule)
+    train(own, optimizer, range(400), below=D - 2)
+    train(twin, twins, range(400), below=D - 2)
+    for found, expected in zip(weights(own), weights(twin), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    state, wanted = optimizer.state[own.table], twins.state[twin.table]
+    assert state.keys() == wanted.keys() and state["step"] == wanted["step"] == 400
+    for key in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(state[key], wanted[key], rtol=1e-9, atol=1e-18)
+
+
+@every_rule
+def test_adam_takes_and_leaves_the_state_of_torch(rule: str) -> None:
+    """A checkpoint of either goes on with the other, dense gradients and sparse ones."""
+    (own, optimizer), (twin, twins) = sparse_one(rule), dense_twin(rule)
+    train(twin, twins, range(20))
+    own.load_state_dict(twin.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(twins.state_dict()))
+    for model, rule_of in ((own, optimizer), (twin, twins)):
+        train(model, rule_of, range(20, 30))
+    own.sparse = False
+    for model, rule_of in ((own, optimizer), (twin, twins)):
+        train(model, rule_of, range(30, 40))
+    for found, expected in zip(weights(own), weights(twin), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_adam_calls_its_closure_once_and_returns_what_it_returns() -> None:
+    model, optimizer = sparse_one("none")
+    calls = []
+
+    def closure() -> str:
+        calls.append(torch.is_grad_enabled())
+        model(torch.zeros(2, 2, dtype=torch.long)).sum().backward()
+        return "loss"
+
+    assert optimizer.step(closure) == "loss" and calls == [True]
+    assert optimizer.state[model.table]["step"] == 1
+
+
+def test_adam_leaves_what_has_no_gradient() -> None:
+    model, optimizer = sparse_one("coupled")
+    before = weights(model)
+    optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(before, weights(model), strict=True)) and not optimizer.state
+
+
+@pytest.mark.parametrize("option", [{"lr": -1.0}, {"betas": (1.0, 0.9)}, {"eps": -1.0}, {"weight_decay": -1.0}])
+def test_adam_refuses_what_torch_refuses(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Invalid"):
+        Adam([nn.Parameter(torch.zeros(2))], **option)
