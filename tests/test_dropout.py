@@ -36,6 +36,7 @@ def test_rounding_leaves_the_expected_value_as_it_is() -> None:
 
 def test_elements_are_independent() -> None:
     """Gaps between dropped elements are geometric, and four that share a random word go together by chance only."""
+    torch.manual_seed(0)
     mask = keep_mask(torch.Size([400_000]), round(0.25 * 2**16))
     longer = 0.75 ** ((~mask).nonzero().flatten().diff().double() - 1)  # probability of a gap at least so long
     uniform = 1 - longer * (1 - 0.25 * torch.rand(len(longer), dtype=torch.float64))  # a discrete law, smoothed
