@@ -38,7 +38,8 @@ def words(interval: Interval) -> str:
     """`+1.2e-04 (95%: -3.0e-04 to +5.4e-04, 8 seeds; not significant)`."""
     assert interval.low is not None and interval.high is not None  # of two seeds or more
     doubt = "; not significant" if interval.low <= 0 <= interval.high else ""
-    return f"{interval.estimate:+.1e} (95%: {interval.low:+.1e} to {interval.high:+.1e}, {interval.df + 1:.0f} seeds{doubt})"
+    seeds = f"{interval.df + 1:.0f} seeds"
+    return f"{interval.estimate:+.1e} (95%: {interval.low:+.1e} to {interval.high:+.1e}, {seeds}{doubt})"
 
 
 def main(arguments: list[str] | None = None) -> int:
