@@ -13,16 +13,34 @@ from torch import Tensor
 BLOCK = {"cpu": 2**20, "cuda": 2**25}  # numbers made at a time: on a CPU, what its cache holds
 
 
-def sum_products(x0_BMNK: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
-    """y_o = sum_{n,i} W_{o,n,i} x0_n * x_i, element by element, in every set: -> (M, O, R). `x=None`: x is x0."""
-    device = x0_BMNK.device.type
-    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if not mixed:
-        return _SumProducts.apply(x0_BMNK.transpose(0, 1), x_MIR, weight_MONI)
-    low = torch.get_autocast_dtype(device)  # by hand: autocast does not look into a function of our own
-    given = [None if x is None else x.to(low) for x in (x0_BMNK.transpose(0, 1), x_MIR, weight_MONI)]
-    with torch.autocast(device, enabled=False):
-        return _SumProducts.apply(*given)
+def sum_products(x0_BMNK: Tensor, x_BMIK: Tensor | None, weight_MONI: Tensor) -> Tensor:
+    """y_o = sum_{n,i} W_{o,n,i} x0_n * x_i, element by element, in every set: -> (B, M, O, K). `x=None`: x is x0."""
+    x0_MBNK, x_MIBK = x0_BMNK.transpose(0, 1), None if x_BMIK is None else x_BMIK.permute(1, 2, 0, 3)
+    if torch.compiler.is_compiling():  # or exporting: then the number of blocks, one for so many rows, is not known
+        found_MOBK = _all_at_once(x0_MBNK, x_MIBK, weight_MONI)
+    else:
+        found_MOBK = _block_by_block(x0_MBNK, x_MIBK, weight_MONI)
+    return found_MOBK.permute(2, 0, 1, 3)
+
+
+def _all_at_once(x0_MBNK: Tensor, x_MIBK: Tensor | None, weight_MONI: Tensor) -> Tensor:
+    """The formula, with all products in memory."""
+    x0_MNBK = x0_MBNK.transpose(1, 2)
+    wx_MPR = torch.bmm(weight_MONI.flatten(1, 2), (x0_MNBK if x_MIBK is None else x_MIBK).flatten(2))
+    wx_MONBK = wx_MPR.unflatten(1, weight_MONI.shape[1:3]).unflatten(3, x0_MNBK.shape[2:])
+    return (wx_MONBK * x0_MNBK.unsqueeze(1)).sum(dim=2)
+
+
+def _block_by_block(x0_MBNK: Tensor, x_MIBK: Tensor | None, weight_MONI: Tensor) -> Tensor:
+    device, x_MIR = x0_MBNK.device.type, None if x_MIBK is None else x_MIBK.flatten(2)
+    given = (x0_MBNK, x_MIR, weight_MONI)
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)  # by hand: autocast does not look into a function of our own
+        with torch.autocast(device, enabled=False):
+            found_MOR = _SumProducts.apply(*(None if x is None else x.to(low) for x in given))
+    else:
+        found_MOR = _SumProducts.apply(*given)
+    return found_MOR.unflatten(2, (x0_MBNK.shape[1], x0_MBNK.shape[3]))
 
 
 class _SumProducts(torch.autograd.Function):

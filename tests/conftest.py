@@ -3,6 +3,7 @@
 And no network, here and in every Python process that a test starts.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,17 @@ os.environ.pop("WANDB_MODE", None)
 os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
 sys.path.append(str(NO_NETWORK))
 import block_network  # which is what blocks
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left() -> Iterator[None]:
+    """A command that is called in a test lets the root logger write to a stream that is closed with the test."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in before]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

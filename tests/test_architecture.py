@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"build", "model.backbone"},
     "memory": {"build", "cost", "heap", "memory", "model.backbone"},
     "memory.live": set(),
-    "memory.free": set(),
+    "memory.free": {"heap"},
     "build": {"config"},
     "trust": set(),
     "scoring": {"dataset", "model.backbone", "runs.durable", "runs.environment"},

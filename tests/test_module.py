@@ -103,7 +103,9 @@ def test_initialisation_is_measured_too(store: Store, tmp_path: Path) -> None:
 # A regularizer
 
 ONE_STEP = ["trainer.max_epochs=1", "trainer.batch_size=30", "model.backbone.dropout=0.0"]
-SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1"]  # a step is as large as the gradient; Adam's is not
+OF_ADAM = ["~optimizer.betas", "~optimizer.eps", "~optimizer.decoupled_weight_decay"]
+# A step is as large as the gradient; Adam's is not.
+SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "optimizer.sparse_gradients=false", *OF_ADAM]
 TINY = ["model.base_size=2", "model.backbone.hidden_sizes=[4,4]", "model.backbone.num_cross_layers=2"]
 TWO_SETS = [*SMALL, *TINY, "scale=2", "embed=me"]
 

@@ -10,9 +10,8 @@ from recsys_collapse.products import sum_products
 M, B, N, K, EARLIER, O = 2, 7, 4, 3, 5, 6  # noqa: E741 - as in the shapes
 
 
-def slow(x0_BMNK: Tensor, x_MIR: Tensor | None, weight_MONI: Tensor) -> Tensor:
-    x0_MNR = x0_BMNK.permute(1, 2, 0, 3).flatten(2)
-    return torch.einsum("moni,mnr,mir->mor", weight_MONI, x0_MNR, x0_MNR if x_MIR is None else x_MIR)
+def slow(x0_BMNK: Tensor, x_BMIK: Tensor | None, weight_MONI: Tensor) -> Tensor:
+    return torch.einsum("moni,bmnk,bmik->bmok", weight_MONI, x0_BMNK, x0_BMNK if x_BMIK is None else x_BMIK)
 
 
 def given(first: bool, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
@@ -21,7 +20,7 @@ def given(first: bool, dtype: torch.dtype = torch.float64) -> list[Tensor | None
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
 
-    x0, x = draw(B, M, N, K), None if first else draw(M, EARLIER, B * K)
+    x0, x = draw(B, M, N, K), None if first else draw(B, M, EARLIER, K)
     return [x0, x, draw(M, O, N, N if first else EARLIER)]
 
 
@@ -39,6 +38,15 @@ def test_values_and_gradients_whatever_the_block(first: bool, block: int, monkey
         torch.autograd.grad(found, tensors, grad), torch.autograd.grad(expected, tensors, grad), strict=True
     ):
         torch.testing.assert_close(own, wanted)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_exported_is_the_same(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = given(first)
+    expected = sum_products(*inputs)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(products, "_block_by_block", None)
+    torch.testing.assert_close(sum_products(*inputs), expected)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -60,4 +68,4 @@ def test_mixed_precision_works_in_bfloat16(first: bool) -> None:
 
 def test_an_outline_takes_no_numbers() -> None:
     inputs = [None if tensor is None else tensor.detach().to("meta") for tensor in given(False)]
-    assert sum_products(*inputs).shape == (M, O, B * K)
+    assert sum_products(*inputs).shape == (B, M, O, K)

@@ -53,8 +53,7 @@ class FieldWeightedPooling(nn.Module):
         return r_MQ.index_copy(1, self.place_P, self.weight).unflatten(1, (self.num_fields, self.num_fields))
 
     def forward(self, e_BMNK: Tensor) -> Tensor:
-        pooled_M1R = sum_products(e_BMNK, None, self.pair_weights().unsqueeze(1))
-        return pooled_M1R.view(len(pooled_M1R), len(e_BMNK), -1).transpose(0, 1)
+        return sum_products(e_BMNK, None, self.pair_weights().unsqueeze(1)).squeeze(2)
 
 
 class NFwFM(Backbone):

@@ -29,9 +29,9 @@ class CINLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_sets, out_maps, num_fields, in_maps).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_sets, out_maps).uniform_(-bound, bound))
 
-    def forward(self, x0_BMNK: Tensor, x_MIR: Tensor | None) -> Tensor:
-        """(B, M, N, K) and (M, I, R) -> (M, O, R); None: the second is the first."""
-        return torch.relu(sum_products(x0_BMNK, x_MIR, self.weight) + self.bias.unsqueeze(2))
+    def forward(self, x0_BMNK: Tensor, x_BMIK: Tensor | None) -> Tensor:
+        """(B, M, N, K) and (B, M, I, K) -> (B, M, O, K); None: the second is the first."""
+        return torch.relu(sum_products(x0_BMNK, x_BMIK, self.weight) + self.bias.unsqueeze(2))
 
 
 class CIN(nn.Module):
@@ -51,8 +51,8 @@ class CIN(nn.Module):
         x, found = None, []
         for layer in self.layers:
             x = layer(e_BMNK, x)
-            found.append(x.unflatten(2, (len(e_BMNK), -1)).sum(dim=3))
-        return torch.cat(found, dim=1).permute(2, 0, 1)
+            found.append(x.sum(dim=3))
+        return torch.cat(found, dim=2)
 
 
 class XDeepFM(Backbone):
