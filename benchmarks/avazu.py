@@ -58,13 +58,15 @@ def train(folder: Path, embed: str, data: list[str], words: list[str]) -> dict[s
         said = log.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}:\n{said[-3000:]}")
-    (told,) = re.findall(r"memory: up to ([\d.]+) GB.*", said)[:1] or [None]
+    told = re.search(r"memory: up to ([\d.]+) GB", said)
+    if told is None:
+        raise RuntimeError(f"{' '.join(command)}: did not say what memory it needs:\n{said[-3000:]}")
     seconds = time.perf_counter() - started
     return {
         "embed": embed,
         "anonymous": anonymous,
         "peak": peak,
-        "told": float(told) * 1e9,
+        "told": float(told[1]) * 1e9,
         "seconds": seconds,
         "log": said,
     }

@@ -80,18 +80,15 @@ def measure(model: str, scale: int, embed: str, words: list[str]) -> dict[str, A
     rows = {part: len(own) for part, own in data.splits.items()}
     told = needed(config, outline(config, data.cardinalities), rows, num_bytes(data))
     keep_freed_memory()
-    start = peak()
     module = build_module(config, data).train()
     backbone, optimizer = module.backbone, module.configure_optimizers()
-    if isinstance(optimizer, dict):
-        optimizer = optimizer["optimizer"]
     for x_BN, y_B in Batches(data, "train", config.trainer.batch_size, shuffled(0, lambda: 0)):
         with torch.autocast("cpu", torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
             loss = binary_cross_entropy_with_logits(backbone(x_BN), y_B.to(torch.float32))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return {"model": model, "scale": scale, "embed": embed, "peak": peak(), "start": start, "told": told._asdict()}
+    return {"model": model, "scale": scale, "embed": embed, "peak": peak(), "told": told._asdict()}
 
 
 def case(text: str) -> tuple[str, int, str]:

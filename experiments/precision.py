@@ -23,7 +23,8 @@ def by_precision(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[int,
         own = flatten(result["identity"])
         precision, seed = own.pop("trainer.precision"), own.pop("seed")
         name = f"{result['model']} {result['embed']} {result['scale']}x {result['dataset']} {digest(own)[:6]}"
-        found.setdefault(name, {}).setdefault(precision, {})[seed] = result["test_auc"]
+        if result["test_auc"] is not None:  # test rows of one class
+            found.setdefault(name, {}).setdefault(precision, {})[seed] = result["test_auc"]
     return found
 
 

@@ -22,7 +22,7 @@ from recsys_collapse.trust import check_trusted
 
 OVERHEAD = 0.003  # seconds of a batch that do not depend on the model: Lightning, cutting the batch
 PASSES = 8  # over every value that a layer writes: it and its gradient written and read, by this layer and the next
-TOUCHED = 8  # passes over every weight: it, its gradient and two moments, each read and written
+TOUCHED = 8  # passes over every weight: it, its gradient and two moments, each read and written; a table's has none
 MOVES_EVERY_ROW = "recsys_collapse.optimizer.adam.Adam"  # though its gradients have the rows of a batch only
 GRAM, EIGENVALUES = 24, 240  # operations of a spectrum: 3 variants, 2 and 20 for each number, 4 for float64
 

@@ -26,7 +26,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.device.type != "cpu":
             return super().forward(x)
-        return _Dropout.apply(x, _sixteenths(self.p))
+        return _Dropout.apply(x, _dropped(self.p))
 
 
 class ReLUDropout(nn.Module):
@@ -43,13 +43,13 @@ class ReLUDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.device.type != "cpu":
             return F.dropout(F.relu(x), self.p, self.training)
-        return _ReLUDropout.apply(x, _sixteenths(self.p))
+        return _ReLUDropout.apply(x, _dropped(self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-def _sixteenths(p: float) -> int:
+def _dropped(p: float) -> int:
     """How many of the 2^16 numbers of 16 bits mean that an element is dropped."""
     return round(p * 2**BITS)
 

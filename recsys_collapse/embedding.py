@@ -113,8 +113,8 @@ def coalesced(gradient: Tensor) -> Tensor:
 
     `F.embedding` leaves a row standing as often as it was looked up. The sums do not depend on the number of threads.
     """
-    if gradient.is_coalesced():
-        return gradient
+    if gradient.is_coalesced() or not gradient._nnz():
+        return gradient.coalesce()
     row_n, order_n = gradient._indices()[0].sort(stable=True)
     start_u = F.pad(row_n.diff() != 0, (1, 0), value=True).nonzero().flatten()
     sum_uC = F.embedding_bag(order_n, gradient._values(), start_u, mode="sum")

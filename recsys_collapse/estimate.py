@@ -78,7 +78,7 @@ def cost_tables(configs: list[DictConfig]) -> tuple[Table, Table]:
     stores: dict[str, tuple[Store, int]] = {}
     seen: set[str] = set()
     for config in configs:
-        data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir])
+        data = json.dumps([plain(config.dataset), config.split_seed, config.store_dir, config.trainer.accelerator])
         sizes, trainer = [config.embed.num_sets, config.embed.embed_size], config.trainer
         steps = [trainer.batch_size, trainer.eval_batch_size, trainer.precision, trainer.accelerator]
         kinds = [plain(config[part]) for part in ("model", "optimizer", "regularizer")]

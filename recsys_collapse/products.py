@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = {"cpu": 2**20, "cuda": 2**25}  # numbers made at a time: on a CPU, what its cache holds
 
@@ -61,24 +62,27 @@ class _SumProducts(torch.autograd.Function):
         return found_MOR
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_MOR: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x0_MBNK, x_MIR, weight_MONI = ctx.saved_tensors
         weight_MPI = weight_MONI.flatten(1, 2)
         back_MPI = (weight_MONI + weight_MONI.mT).flatten(1, 2) if x_MIR is None else weight_MPI
-        grad_x0_MBNK, grad_MPI = torch.empty_like(x0_MBNK), torch.zeros_like(weight_MPI)
+        # Of all blocks together, in float32: bfloat16 would round the sum at every block.
+        sums = torch.promote_types(weight_MPI.dtype, torch.float32)
+        grad_x0_MBNK, grad_MPI = torch.empty_like(x0_MBNK), torch.zeros_like(weight_MPI, dtype=sums)
         grad_x_MIR = None if x_MIR is None else torch.empty_like(x_MIR)
         for m, samples, part in _blocks(x0_MBNK, grad_MOR.shape[1]):
             grad_O1R, x0_NR = grad_MOR[m, :, None, part], x0_MBNK[m, samples].transpose(0, 1).flatten(1)
             x_IR = x0_NR if x_MIR is None else x_MIR[m, :, part]
             grad_PR = (grad_O1R * x0_NR).flatten(0, 1)
-            grad_MPI[m].addmm_(grad_PR, x_IR.mT)
+            grad_MPI[m] += grad_PR @ x_IR.mT
             grad_x0_NR = grad_x_IR = back_MPI[m].mT @ grad_PR
             if grad_x_MIR is not None:
                 grad_x_MIR[m, :, part] = grad_x_IR
                 wx_PR = torch.mm(weight_MPI[m], x_IR, out=grad_PR)
                 grad_x0_NR = wx_PR.view(-1, *x0_NR.shape).mul_(grad_O1R).sum(dim=0)
             grad_x0_MBNK[m, samples] = grad_x0_NR.unflatten(1, (-1, x0_MBNK.shape[3])).transpose(0, 1)
-        return grad_x0_MBNK, grad_x_MIR, grad_MPI.view_as(weight_MONI)
+        return grad_x0_MBNK, grad_x_MIR, grad_MPI.to(weight_MPI.dtype).view_as(weight_MONI)
 
 
 def _blocks(x0_MBNK: Tensor, out_maps: int) -> Iterator[tuple[int, slice, slice]]:

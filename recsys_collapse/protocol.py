@@ -14,7 +14,10 @@ from recsys_collapse.runs.identity import flatten
 
 PAPER_MODELS = ("dcnv2", "dnn", "ffm", "finalmlp", "fm", "ipnn", "nfwfm", "xdeepfm")
 DEFAULTS = {"trainer": "default", "optimizer": "adam", "regularizer": "none"}
-RUNTIME = ("name", "accelerator", "threads", "progress_bar", "eval_batch_size", "bytes_per_weight", "fused")
+RUNTIME = (
+    *("name", "accelerator", "threads", "progress_bar", "eval_batch_size", "bytes_per_weight", "fused"),
+    "sparse_gradients",  # how they are handed over; which rows move is up to the optimizer
+)
 """Keys that do not make a protocol another one."""
 
 

@@ -145,15 +145,18 @@ def conclude(plan: Plan) -> int:
     found = [(job, read_result(job.run_dir, job.run_id)) for job in plan.jobs]
     results = [result for _, result in found if result is not None]
     kept = plan.folder / shown.KEPT
-    sources = shown.sources([result["run_name"] for result in results], plan.output_dir)
-    if not shown.show_again(kept, sources, plan.output_dir):
+    try:
+        sources = shown.sources([result["run_name"] for result in results], plan.output_dir)
+    except OSError:  # a file that cannot be read, or that another sweep has just replaced: made anew, not kept
+        sources = None
+    if sources is None or not shown.show_again(kept, sources, plan.output_dir):
         from recsys_collapse.runs import table
 
         complete = table.rebuild(plan.output_dir, plan.config.file_locks)
         if results:
             with shown.listening() as said:
                 made = show(plan, results)
-            if complete:  # else it is to be said again what is left out
+            if complete and sources is not None:  # else it is to be said again what is left out
                 shown.keep(kept, sources, said.text, made, plan.output_dir)
     write_json(plan.folder / "runs.json", [job.name for job, _ in found])
     return 1 if tell_failures(plan.jobs) else 0

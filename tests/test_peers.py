@@ -17,6 +17,7 @@ from benchmarks.peer_models import PEERS, copy_weights, parameter_counts, peer
 from recsys_collapse import cost
 from recsys_collapse.build import build
 from recsys_collapse.config import config_dir
+from recsys_collapse.dropout import ReLUDropout
 from recsys_collapse.model.backbone import Backbone
 
 CARDINALITIES, SIZE, ROWS = [7, 40, 3, 11], 5, 32
@@ -62,7 +63,7 @@ def test_same_numbers_on_shared_weights(name: str) -> None:
     torch.testing.assert_close(theirs.eval()(x_BN), expected_B, rtol=1e-4, atol=1e-5)
     for model in (mine.train(), theirs.train()):
         for layer in model.modules():
-            if isinstance(layer, torch.nn.Dropout):
+            if isinstance(layer, torch.nn.Dropout | ReLUDropout):
                 layer.p = 0.0
         torch.nn.functional.binary_cross_entropy_with_logits(model(x_BN), y_B).backward()
     gradient_DK = torch.cat([table.weight.grad for table in theirs.tables()])

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recsys_collapse.config import config_dir, register
 from recsys_collapse.launch.explain import explain
 
+OF_HYDRA = ("hydra.searchpath", "hydra.job.env_copy")  # other words of the command line act on what these say
 UNREADABLE = (HydraException, OmegaConfBaseException, ValueError)
 """What Hydra raises when a command does not compose; a ValueError is its word for a group set to null."""
 
@@ -130,7 +131,7 @@ class Composer:
 
         `own`: Hydra's own node may be missing.
         """
-        if any(override.is_sweep_override() or override.key_or_group == "hydra.searchpath" for override in parsed):
+        if any(override.is_sweep_override() or override.key_or_group in OF_HYDRA for override in parsed):
             return None
         values = [override for override in parsed if not self._chooses(override)]
         choices = tuple(str(override.input_line) for override in parsed if self._chooses(override))

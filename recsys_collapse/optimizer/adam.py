@@ -54,6 +54,11 @@ class Adam(torch.optim.Adam):
         )
         self._step_supports_amp_scaling = False  # whoever scales gradients divides them again: not done in here
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # load_state_dict, too, puts new groups here: another Adam's may say otherwise
+        for group in self.param_groups:
+            group["fused"] = True
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient, after one call of `closure`; returns what that returned."""

@@ -22,5 +22,8 @@ def trial_step(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], sp
     try:
         optimizer.step()
     except Exception as error:
-        kind = "sparse" if sparse_gradients else "dense"
-        raise ValueError(f"optimizer: no step with {kind} gradients of the tables: {error}") from error
+        kind, other = ("sparse", "false") if sparse_gradients else ("dense", "true")
+        raise ValueError(
+            f"optimizer: no step with {kind} gradients of the tables: {error}; optimizer.sparse_gradients={other} "
+            "gives it the others"
+        ) from error
