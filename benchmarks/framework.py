@@ -2,8 +2,8 @@
 
 dcnv2 at Criteo's shape (39 fields, a table of 1.08 million rows, batch 2048), shuffled rows of a million. Ours: the
 trainer of `recsys_collapse.run` with its records, sign of life and spectra, from the first batch of the epoch to the
-last: what comes once an epoch (validation, spectra, checkpoints, loggers) is not in it. Bare: a for-loop over the same batches with the same backbone and optimizer. Targets: at most 8% of its samples
-per second are lost at 1x, 2% at 10x.
+last: what comes once an epoch (validation, spectra, checkpoints, loggers) is not in it. Bare: a for-loop over the same
+batches with the same backbone and optimizer. Targets: at most 8% of its samples per second are lost at 1x, 2% at 10x.
 """
 
 import argparse
