@@ -22,8 +22,8 @@ def trial_step(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], sp
     try:
         optimizer.step()
     except Exception as error:
-        kind, other = ("sparse", "false") if sparse_gradients else ("dense", "true")
+        kind, turned = ("sparse", "false") if sparse_gradients else ("dense", "true")
         raise ValueError(
-            f"optimizer: no step with {kind} gradients of the tables: {error}; optimizer.sparse_gradients={other} "
+            f"optimizer: no step with {kind} gradients of the tables: {error}; optimizer.sparse_gradients={turned} "
             "gives it the others"
         ) from error
