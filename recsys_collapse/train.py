@@ -110,9 +110,10 @@ def load_checked(job: Job) -> tuple[Source, Store]:
         raise ValueError(f"dataset ({source.name}): its files changed after this was planned: run the command again")
     say_once(source, store)
     log.info(f"differs from the paper: {', '.join(differences(job.config)) or 'nothing'}")
-    outlined, free = outline(job.config, store.cardinalities), free_memory(job.config.trainer.accelerator)
-    on_gpu = resident_bytes(store, job.config.trainer.accelerator, source.device_resident, free)
+    outlined, accelerator = outline(job.config, store.cardinalities), job.config.trainer.accelerator
+    on_gpu = resident_bytes(store, accelerator, source.device_resident, free_memory(accelerator))
     memory = needed(job.config, outlined, {part: len(rows) for part, rows in store.splits.items()}, on_gpu)
+    free = free_memory(accelerator, memory.peak - memory.process)
     log.info(memory.words() if free is None else f"{memory.words()}; {free / 1e9:.1f} GB are free")
     check_memory(outlined, store.fields, memory, free)
     check_disk(outlined, job.config.optimizer, job.run_dir)

@@ -212,7 +212,7 @@ def test_a_run_says_it_and_is_refused_before_anything_is_built(
     assert found is not None
     (job,) = found.jobs
     built, free_bytes = [], 1
-    monkeypatch.setattr(train_module, "free_memory", lambda accelerator: free_bytes)
+    monkeypatch.setattr(train_module, "free_memory", lambda accelerator, wanted=0: free_bytes)
     monkeypatch.setattr(train_module, "build_module", lambda *args: (built.append(1), build_module(*args))[1])
     with pytest.raises(ValueError, match=r"^training takes .* free\. memory: up to ") as refused:
         train_module.train(job)

@@ -15,16 +15,28 @@ FILES = {
 }
 
 
-def free_memory(accelerator: str) -> int | None:
+def free_memory(accelerator: str, wanted: int = 0) -> int | None:
     """Bytes that can be had where a run trains: on the GPU, or of the machine; None where the system does not say.
 
     Of the machine: what is available, or what a control group (a container, a batch job) has left, if that is less.
+    If that is less than `wanted`, what the run before this one in the process left is cleared away first, which takes
+    half a second.
     """
-    gc.collect()  # what the run before this one in the process left
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    found = _on_gpu() if on_gpu else _on_machine()
+    if found is None or found >= wanted:
+        return found
+    gc.collect()
+    return _on_gpu() if on_gpu else _on_machine()
+
+
+def _on_gpu() -> int:
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
+
+
+def _on_machine() -> int | None:
     give_back_freed_memory()
-    if accelerator != "cpu" and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info()[0]
     found = [*_available(), *_left_in_groups()]
     return min(found) if found else None
 

@@ -43,7 +43,7 @@ def sources(names: Sequence[str], output_dir: Path) -> str:
             "code": source_hash(PACKAGE),
             "made_with": {name: version(name) for name in MADE_WITH},
             "terminal": [
-                *(sys.stdout.encoding, sys.stdout.isatty() and list(shutil.get_terminal_size())),
+                *(sys.stdout.encoding.lower(), sys.stdout.isatty() and list(shutil.get_terminal_size())),
                 *map(os.environ.get, TERMINAL),
             ],
             "output_dir": str(output_dir),
