@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.interleave import Comparison, interleave
 from benchmarks.step import log_spaced_cardinalities
-from recsys_collapse.callback.checkpoint import DurableIO
+from recsys_collapse.callback.checkpoint import Checkpoints, DurableIO
 from recsys_collapse.callback.heartbeat import Heartbeat
 from recsys_collapse.callback.records import EpochRecords
 from recsys_collapse.config import config_dir, register
@@ -70,7 +70,9 @@ def measure(words: list[str], steps: int, repeats: int) -> tuple[int, Comparison
         module = build_module(config, data)
         records = EpochRecords(rows)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(config, Path(folder), [Heartbeat(), records], [], DurableIO(None))
+            checkpoints = Checkpoints("benchmark", records, config.trainer.patience, time.perf_counter())
+            always = [Heartbeat(), records, checkpoints]
+            trainer = make_trainer(config, Path(folder), always, [], DurableIO(None))
             fit(trainer, module, data, config)
         return float(records.records[-1]["train_seconds"])
 
