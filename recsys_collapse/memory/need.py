@@ -19,6 +19,8 @@ from recsys_collapse.model.backbone import Backbone, Stages
 
 PROCESS = 540_000_000
 """Bytes of Python with torch and Lightning that has trained something small on a CPU; measured by benchmarks.memory."""
+HOLES = 0.6
+"""Of what a step takes and gives back: what lies idle between the blocks of the heap; measured by benchmarks.memory."""
 ORDER = 8  # bytes of a training row: the order of a pass, and the rows in that order
 COUNT = 8  # bytes of an id: how often it occurs
 SCORE, SCORED = 8, 100  # bytes of an evaluated row: its logit and label; while the AUC is computed
@@ -44,7 +46,7 @@ class Memory(NamedTuple):
     gradient: int
     """Of the tables: as large as they are, or the rows of a batch, twice while those of the same id are added up."""
     activations: int
-    """The most that a training step has beside all that: forward, backward, and the batch."""
+    """The most that a training step has beside all that: forward, backward, the batch, and holes in the heap."""
     evaluation: int
     """The most that an evaluation has: a forward pass of a larger batch, or the scores of all rows."""
     copy: int
@@ -128,6 +130,7 @@ def memory_of(
         if regularizer is None:
             raise
         step, left_out = step_bytes(outlined, batch_size, sparse), "the regularizer"
+    passing = step - (0 if sparse else gradient) + taken["dense"] // 4  # the gradient of a whole table has its place
     evaluated = max(rows["valid"], rows["test"])
     forward = forward_bytes(outlined, min(trainer["eval_batch_size"], max(evaluated, 1)))
     return Memory(
@@ -137,7 +140,7 @@ def memory_of(
         dense=taken["dense"] * item // 4,
         data=ORDER * rows["train"] + COUNT * sum(backbone.embedding.cardinalities) + resident,
         gradient=gradient,
-        activations=max(0, step - gradient),
+        activations=max(0, step - gradient) + int(HOLES * passing),
         evaluation=max(forward + SCORE * evaluated, SCORED * evaluated),
         copy=sum(counts.values()) * item,
         left_out=left_out,
