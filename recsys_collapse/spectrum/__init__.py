@@ -19,9 +19,9 @@ from recsys_collapse.spectrum.fields import (
     field_spectra,
     mean_relative,
 )
-from recsys_collapse.spectrum.gram import Moments, field_grams, field_moments, set_grams, unit_norm_gram
+from recsys_collapse.spectrum.gram import Moments, Rows, field_grams, field_moments, set_grams, unit_norm_gram
 from recsys_collapse.spectrum.metrics import METRICS, information_abundance, spectrum_metrics, why_null
-from recsys_collapse.spectrum.random import Reference, random_information_abundance, random_metrics
+from recsys_collapse.spectrum.random import Reference, random_information_abundance, random_metrics, random_spectrum
 from recsys_collapse.spectrum.singular import singular_spectrum, singular_values, triangular_factor
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "FieldSpectrum",
     "Moments",
     "Reference",
+    "Rows",
     "TableSpectra",
     "abundance_of_fields",
     "field_grams",
@@ -38,6 +39,7 @@ __all__ = [
     "mean_relative",
     "random_information_abundance",
     "random_metrics",
+    "random_spectrum",
     "set_grams",
     "singular_spectrum",
     "singular_values",

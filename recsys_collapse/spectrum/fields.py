@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recsys_collapse.spectrum.gram import Moments, field_moments, set_grams, unit_norm_gram, unit_norm_scale
+from recsys_collapse.spectrum.gram import Moments, Rows, field_moments, set_grams, unit_norm_gram, unit_norm_scale
 from recsys_collapse.spectrum.metrics import spectrum_metrics
 from recsys_collapse.spectrum.random import Reference, grouped_weights, random_metrics
 from recsys_collapse.spectrum.singular import coarse, factor_spectrum, field_factor, singular_spectrum, without_rounding
@@ -66,7 +66,7 @@ class TableSpectra:
         exact: QR for fields with singular values that a Gram matrix does not resolve.
     """
 
-    weight: Tensor
+    weight: Rows
     field_slices: Sequence[slice]
     num_sets: int = 1
     row_weight_D: Tensor | None = None
@@ -77,7 +77,7 @@ class TableSpectra:
     @cached_property
     def moments(self) -> Moments:
         """Gram matrices (N, C, C), sums and counts, float64 on the table's device."""
-        return field_moments(self.weight.detach(), self.field_slices, self.row_weight_D)
+        return field_moments(self.weight, self.field_slices, self.row_weight_D)
 
     def grams(self, centred: bool = False) -> Tensor:
         """Gram matrices of all sets side by side, (N, C, C)."""
@@ -122,8 +122,8 @@ class TableSpectra:
     def _factor(self, i: int, rows: int, centred: bool) -> Tensor:
         if (i, centred) not in self._factors:
             mean_C = self.moments.mean_NC()[i] if centred else None
-            weight, own = self.weight.detach(), self.field_slices[i]
-            factor_RC = field_factor(weight, own, rows, self.row_weight_D, mean_C).cpu()
+            own = self.field_slices[i]
+            factor_RC = field_factor(self.weight, own, rows, self.row_weight_D, mean_C).cpu()
             self._factors[i, centred] = without_rounding(factor_RC, self.moments.gram_NCC[i]) if centred else factor_RC
         return self._factors[i, centred]
 

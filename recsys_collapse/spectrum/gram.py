@@ -13,7 +13,7 @@ block.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,19 @@ BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**27}  # of a float64 block: it stays in a
 PANEL = 56  # columns; G is symmetric, and half of it is redundant: a panel is multiplied with what is right of it
 ALIGNED = 8
 CONSTANT = 1e-12  # variance of a column that is constant, up to rounding, over its mean square
+
+
+class Rows(Protocol):
+    """What is read of a table (D, C), block by block. A tensor is one; so are tables that stand beside each other."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 class Moments(NamedTuple):
@@ -66,7 +79,7 @@ def augmented_size(columns: int) -> int:
 
 
 def row_blocks(
-    table_DC: Tensor, rows: slice, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
+    table_DC: Rows, rows: slice, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
 ) -> Iterator[Tensor]:
     """Blocks of a field, float64 (B, A): sqrt(w) (e - mean) in C columns, sqrt(w) in the next one, then zeros.
 
@@ -92,7 +105,7 @@ def row_blocks(
 
 
 @torch.no_grad()
-def field_moments(table_DC: Tensor, field_slices: Sequence[slice], row_weight_D: Tensor | None = None) -> Moments:
+def field_moments(table_DC: Rows, field_slices: Sequence[slice], row_weight_D: Tensor | None = None) -> Moments:
     """Moments of every field of a fused table, which is read once.
 
     Args:

@@ -60,6 +60,20 @@ def random_metrics(reference: Reference) -> Mapping[str, float]:
     Raises:
         ValueError: an unknown word for the entries.
     """
+    return _drawn_metrics(_shared(reference))
+
+
+def random_spectrum(reference: Reference) -> Tensor:
+    """Mean singular spectrum (min(D, C),) of these random matrices, scaled to Frobenius norm 1; of the same draws.
+
+    Raises:
+        ValueError: as `random_metrics`.
+    """
+    return _drawn_spectrum(_shared(reference))
+
+
+def _shared(reference: Reference) -> Reference:
+    """The reference in whose place another one of about the same shape may stand: its values are drawn once."""
     if reference.entries not in ENTRIES:
         raise ValueError(f"entries={reference.entries}: expected one of {', '.join(ENTRIES)}")
     if len(reference.weights) == 1:
@@ -67,19 +81,29 @@ def random_metrics(reference: Reference) -> Mapping[str, float]:
     if reference.rows > max(DRAWN_ROWS, 10 * reference.columns) and not reference.weights:
         rows = int(float(f"{reference.rows - reference.centred:.3g}"))  # within 0.1% of the value
         reference = reference._replace(rows=rows, centred=False, entries="normal")
-    return _drawn_metrics(reference)
+    return reference
 
 
 @lru_cache(maxsize=16384)
 def _drawn_metrics(reference: Reference) -> Mapping[str, float]:
-    size = min(reference.rows - reference.centred, reference.columns)
-    sigma_SC = _draw(reference, size) if size > 0 else torch.empty(1, 0, dtype=torch.float64)
-    found = spectrum_metrics(sigma_SC[:, :size], eps=reference.eps)
+    found = spectrum_metrics(_drawn(reference), eps=reference.eps)
     # A draw without a value (a slope that is too short) has none in any draw.
     middle = {
         name: value_S.median() if name == "condition_number" else value_S.mean() for name, value_S in found.items()
     }
     return MappingProxyType({name: value.item() for name, value in middle.items()})
+
+
+@lru_cache(maxsize=16384)
+def _drawn_spectrum(reference: Reference) -> Tensor:
+    sigma_SC = _drawn(reference)
+    return (sigma_SC / torch.linalg.vector_norm(sigma_SC, dim=1, keepdim=True)).mean(0)
+
+
+def _drawn(reference: Reference) -> Tensor:
+    """Singular values of random matrices, (draws, min(D, C))."""
+    size = min(reference.rows - reference.centred, reference.columns)
+    return _draw(reference, size)[:, :size] if size > 0 else torch.empty(1, 0, dtype=torch.float64)
 
 
 def _draw(reference: Reference, size: int) -> Tensor:

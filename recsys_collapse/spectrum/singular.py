@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from recsys_collapse.spectrum.gram import check_weights, field_moments, row_blocks
+from recsys_collapse.spectrum.gram import Rows, check_weights, field_moments, row_blocks
 
 TAIL = 1e-6  # of the table's norm: below it, the square is lost among rounding errors
 CONSTANT_COLUMN = 1e-12  # deviations of a column over its norm: up to here it is constant
@@ -83,7 +83,7 @@ def factor_spectrum(factor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def field_factor(
-    table_DC: Tensor, rows: slice, counted: int, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
+    table_DC: Rows, rows: slice, counted: int, row_weight_D: Tensor | None = None, mean_C: Tensor | None = None
 ) -> Tensor:
     """F with F^T F = E^T E, where E has the rows sqrt(w) (e - mean) of a field: E itself if `counted` <= C, else R.
 
@@ -93,7 +93,7 @@ def field_factor(
     blocks = row_blocks(table_DC, rows, row_weight_D, mean_C)
     if counted <= columns:  # the small side: R would have as many rows
         kept = [e_BA[e_BA[:, columns] > 0, :columns] for e_BA in blocks]
-        return torch.cat([table_DC.new_empty(0, columns, dtype=torch.float64), *kept])
+        return torch.cat([torch.empty(0, columns, dtype=torch.float64, device=table_DC.device), *kept])
     return triangular_factor((e_BA[:, :columns].clone() for e_BA in blocks), columns)
 
 

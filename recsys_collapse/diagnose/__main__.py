@@ -1,0 +1,157 @@
+"""The command: `python -m recsys_collapse.diagnose CHECKPOINT`. `--help` lists what else it takes."""
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+DESCRIPTION = """\
+Show the collapse of embedding tables in a checkpoint: .ckpt, .pt, .safetensors, or the directory of a run.
+Nothing in the file is executed. Tables of FuxiCTR, DeepCTR-Torch, TorchRec, RecBole, torchfm (the official code) and of
+this project are recognised by their names; --tables names those of anything else.
+"""
+EXAMPLES = """\
+examples:
+  python -m recsys_collapse.diagnose model.pt
+  python -m recsys_collapse.diagnose model.pt --tables '(?P<field>.+)_table\\.weight'
+  python -m recsys_collapse.diagnose official.pt --cardinalities 1461,558,335378
+  python -m recsys_collapse.diagnose epoch9.ckpt --against epoch0.ckpt epoch3.ckpt epoch6.ckpt
+  python -m recsys_collapse.diagnose --run outputs/runs/RUN            # also: does truncation cost AUC?
+  python -m recsys_collapse.diagnose model.pt --score my_package.scoring:score
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    own = argparse.ArgumentParser(
+        "python -m recsys_collapse.diagnose",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    own.add_argument("checkpoint", nargs="?", type=Path, help="a file, or the directory of a run of this project")
+    own.add_argument("--against", nargs="+", type=Path, default=[], metavar="CHECKPOINT", help="compare with these")
+    own.add_argument("--output", type=Path, metavar="FOLDER", help="for the page and the JSON (diagnosis/<name>)")
+    find = own.add_argument_group("where the tables are")
+    find.add_argument("--tables", metavar="REGEX", help="whole names; groups (?P<field>...), (?P<set>\\d+) if you like")
+    find.add_argument(
+        "--cardinalities",
+        metavar="SIZES",
+        help="rows of each field of a table that holds several: 7,40,3, or a JSON file (list or {field: rows}); "
+        "whole: measure it as one",
+    )
+    find.add_argument("--sets", type=int, metavar="M", help="embedding sets side by side in one tensor (1)")
+    find.add_argument("--state", metavar="KEY", help="the key of the file that holds the tensors, such as model.net")
+    find.add_argument(
+        "--skip-objects", action="store_true", help="read a file that holds other objects than tensors, without them"
+    )
+    cut = own.add_argument_group("does truncation of the tables cost AUC (functional collapse)?")
+    cut.add_argument("--run", nargs="+", type=Path, default=[], metavar="RUN", help="runs of this project, to compare")
+    cut.add_argument("--score", metavar="MODULE:FUNCTION", help="{name: tensor} -> (scores, labels), for your own model")
+    cut.add_argument("--ranks", metavar="R,R", help="0,1,2,4,... up to the number of columns, unless given")
+    cut.add_argument("--fields", nargs="*", metavar="FIELD", help="truncate only these alone; none: only all at once")
+    cut.add_argument("--rows", type=int, default=20_000, help="of the split, at most (%(default)s)")
+    cut.add_argument("--split", choices=["valid", "test"], default="valid", help="of the runs (%(default)s)")
+    cut.add_argument("--tolerance", type=float, default=0.001, help="AUC that may be lost (%(default)s)")
+    cut.add_argument("--store-dir", type=Path, metavar="FOLDER", help="of the runs' prepared data, if it was moved")
+    cut.add_argument("--allow", nargs="*", default=[], metavar="PREFIX", help="classes a run may build from as well")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and write the page; 0, or 2 if something cannot be used."""
+    options = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        _act(options)
+    except (ValueError, OSError) as error:
+        print(f"recsys_collapse.diagnose: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _act(options: argparse.Namespace) -> None:
+    from recsys_collapse.diagnose.diagnosis import Options, diagnose, read
+    from recsys_collapse.diagnose.fields import read_cardinalities
+    from recsys_collapse.diagnose.page import write_page
+    from recsys_collapse.diagnose.terminal import shown
+    from recsys_collapse.runs.durable import write_json
+
+    if (options.checkpoint is None) == (not options.run):
+        raise ValueError("expected a CHECKPOINT, or --run RUN for a run with its truncation curves; see --help")
+    if options.run and options.score:
+        raise ValueError("--run scores with the model of the run: leave --score out")
+    sizes = None if options.cardinalities is None else read_cardinalities(options.cardinalities)
+    found = Options(options.tables, sizes, options.sets, options.state, options.skip_objects)
+    main_path, *others = options.run or [options.checkpoint]
+    folder = options.output or Path("diagnosis") / (main_path.absolute().stem or "root")
+    checkpoint = read(main_path, found)
+    against = [read(path, found) for path in [*options.against, *others]]
+    _check_place(folder, checkpoint.path)
+    truncation = _truncation(options, checkpoint)
+    total = sum(rows for one in [checkpoint, *against] for table in one.tables for rows in [len(table.rows(one.tensors))])
+    with _progress(total) as progress:
+        diagnosis = diagnose(checkpoint, against, truncation, progress)
+    diagnosis["made_by"] = _made_by()
+    Console(width=None if sys.stdout.isatty() else 140).print(shown(diagnosis))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "diagnosis.json", diagnosis)
+    write_page(diagnosis, folder / "diagnosis.html")
+    print(f"\npage     {folder / 'diagnosis.html'}\nnumbers  {folder / 'diagnosis.json'}")
+
+
+def _check_place(folder: Path, checkpoint: Path) -> None:
+    """A diagnosis replaces only an earlier one of the same checkpoint.
+
+    Raises:
+        ValueError: there is another one, or something else of that name.
+    """
+    path = folder / "diagnosis.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_bytes())["checkpoint"]["path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is there, and no diagnosis: choose another folder by --output") from error
+    if Path(before).absolute() != checkpoint.absolute():
+        raise ValueError(f"{path}: is that of {before}: choose another folder by --output")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar over the rows of all tables, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task, before = bar.add_task("reading", total=total), 0
+
+        def told(field: str, rows: int) -> None:
+            nonlocal before
+            bar.update(task, description=field[:40], advance=before)
+            before = rows
+
+        yield told
+
+
+def _made_by() -> dict[str, Any]:
+    """The command and the versions behind the numbers."""
+    import torch
+
+    from recsys_collapse import __version__
+
+    command = ["python -m recsys_collapse.diagnose", *map(shlex.quote, sys.argv[1:])]
+    return {"command": " ".join(command), "recsys_collapse": __version__, "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

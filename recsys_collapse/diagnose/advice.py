@@ -1,0 +1,182 @@
+"""What to try, each with the evidence it rests on, and what the numbers do not mean.
+
+No advice is given that this checkpoint's own numbers do not call for, and none is a promise: the evidence says where
+it was seen, and how sure it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from recsys_collapse.diagnose.measured import FieldRecord
+from recsys_collapse.diagnose.verdict import COLLAPSED, alike
+from recsys_collapse.paper import paper_auc
+
+WORTH_SAYING = 0.01  # of the bytes of all tables
+
+
+class Advice(NamedTuple):
+    """Something to try."""
+
+    title: str
+    text: str
+    evidence: str
+    fields: list[str]
+    saved_bytes: int | None = None
+
+
+LIMITS = (
+    "The numbers describe a table, not what it is good for: a spectrum may end early because the data need no more. "
+    "Whether lost dimensions matter is what truncation (--run, --score) measures.",
+    "Every row counts once, also rows of values that were rarely or never seen in training: a checkpoint does not say "
+    "how often they were. Weight decay drives such rows to zero; sparse optimizers leave them at their initialisation, "
+    "which lifts the small singular values and hides a collapse.",
+    "Information abundance is at most the smaller side of a table. It is read relative to random tables of the same "
+    "shape, drawn as the library that was recognised draws them; tables that began otherwise, such as pretrained ones, "
+    "have no such reference.",
+    "The lines between the verdicts are conventions of this tool.",
+)
+NOT_RETRAINED = (
+    "Truncation is measured without retraining, on the rows that are named: a smaller table that is trained may lose "
+    "less. Its directions are those of all rows of a table, each counted once."
+)
+
+
+def advise(records: Sequence[FieldRecord], truncation: Mapping[str, Any] | None = None) -> list[Advice]:
+    """What to try, the most promising first.
+
+    Args:
+        records: of all fields.
+        truncation: of the same model, as it stands in the JSON; None: not measured.
+    """
+    found = [
+        _multi_embedding(records),
+        _fewer_dimensions(records, truncation),
+        _shared_mean(records),
+        _alike_sets(records),
+        _nothing_learned(records),
+    ]
+    return [one for one in found if one is not None] or [_nothing_to_do(records)]
+
+
+def _multi_embedding(records: Sequence[FieldRecord]) -> Advice | None:
+    fields = [one.field for one in records if one.verdict in COLLAPSED and one.num_sets == 1]
+    if not fields:
+        return None
+    return Advice(
+        "Try multi-embedding at equal size",
+        "Fold the same columns into several embedding sets (10 sets of 10 instead of one of 100), each with an "
+        "interaction of its own, and average what comes out: equal embedding parameters, and fewer in most "
+        "interactions. Compare both on your data with several seeds: python -m recsys_collapse.run -m "
+        "model=dcnv2 scale=10 embed=se,me seed=0,1,2 dataset=table dataset.path=... dataset.label=...",
+        f"{paper_evidence()} On the small data that this project could run, no difference between the two was "
+        "significant (experiments/RESULTS.md): it is a thing to test, not a promise.",
+        fields,
+    )
+
+
+def paper_evidence() -> str:
+    """What the paper's tables say of multi- against single-embedding, counted from them."""
+    frame = paper_auc()
+    se, me = (frame.filter(embed=word) for word in ("se", "me"))
+    both = se.join(me, on=["dataset", "model", "scale"], suffix="_me").filter(scale=10)
+    gain = (both["test_auc_me"] - both["test_auc"]).to_list()
+    return (
+        f"In the paper (Tables 3 and 4, Criteo and Avazu, three seeds) multi-embedding at ten times the size has a "
+        f"higher test AUC than single-embedding in {sum(one > 0 for one in gain)} of {len(gain)} cases, by "
+        f"{sum(gain) / len(gain):.5f} on average."
+    )
+
+
+def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, Any] | None) -> Advice | None:
+    """Fields that keep 99% of their energy in a rank r at which factors (D, r) and (r, C) are smaller than they."""
+    needed = {
+        curve["field"]: curve["needed"]
+        for curve in (truncation or {}).get("curves", ())
+        if curve["curve"] == "field" and curve["needed"] is not None
+    }
+    saved: dict[str, tuple[int, int]] = {}
+    for one in records:
+        rank = needed.get(one.field, one.k99)
+        if rank is None or one.verdict == "all zero":
+            continue
+        size = one.bytes // (one.rows * one.columns)
+        rank = max(1, int(rank))
+        fewer = one.bytes - rank * (one.rows + one.columns) * size
+        if fewer > 0 and rank < one.columns:
+            saved[one.field] = (fewer, rank)
+    total = sum(fewer for fewer, _ in saved.values())
+    if total < WORTH_SAYING * sum(one.bytes for one in records) or not total:
+        return None
+    largest = sorted(saved, key=lambda field: -saved[field][0])
+    columns = {one.field: one.columns for one in records}
+    some = ", ".join(f"{field} {columns[field]} to {saved[field][1]}" for field in largest[:5])
+    if measured := [field for field in largest if field in needed]:
+        evidence = (
+            f"Measured for {len(measured)} of {len(saved)} fields on {truncation['rows'] if truncation else 0:,} rows, "
+            f"each alone and without retraining: at that rank the AUC loses at most "
+            f"{truncation['tolerance'] if truncation else 0}; for others, 99% of the squared entries are kept. "
+            "What is lost when all fields are cut at once shows the curve of all fields."
+        )
+    else:
+        evidence = (
+            "99% of the squared entries are kept. That says nothing of the AUC: dimensions of little energy may "
+            "matter. Measure it with --run or --score before you cut."
+        )
+    return Advice(
+        "Fewer dimensions where the spectrum ends early",
+        f"A table (D, C) of rank r is a product of (D, r) and (r, C): {some}"
+        f"{' ...' if len(saved) > 5 else ''}. Together that is {total / 1e6:,.1f} MB of "
+        f"{sum(one.bytes for one in records) / 1e6:,.1f} MB.",
+        evidence,
+        largest,
+        total,
+    )
+
+
+def _shared_mean(records: Sequence[FieldRecord]) -> Advice | None:
+    fields = [one.field for one in records if one.verdict == "shared mean"]
+    if not fields:
+        return None
+    return Advice(
+        "Read these fields without their mean",
+        "All rows share a mean vector, which is the first singular direction. The differences between the rows, which "
+        "are what a field tells, are spread out. The mean acts like a bias; larger sizes are not wasted by it.",
+        "Measured here: information abundance with and without the mean row, in the columns of the table.",
+        fields,
+    )
+
+
+def _alike_sets(records: Sequence[FieldRecord]) -> Advice | None:
+    fields = [one.field for one in records if alike(one.numbers)]
+    if not fields:
+        return None
+    return Advice(
+        "The embedding sets resemble each other",
+        "Each set is spread out, but together they span less than random sets would: more sets of the same kind add "
+        "little. In runs of this project, callback=[spectrum,set_similarity] follows how alike they become.",
+        "Measured here: information abundance of each set and of all sets side by side, each relative to random. The "
+        "paper holds that the gain of multi-embedding comes from sets that differ (its analysis of diversity).",
+        fields,
+    )
+
+
+def _nothing_learned(records: Sequence[FieldRecord]) -> Advice | None:
+    fields = [one.field for one in records if one.verdict in ("all zero", "not finite")]
+    if not fields:
+        return None
+    return Advice(
+        "Look at these fields first",
+        "Their tables are all zero, or have an entry that is infinite or not a number: a field that is never used, "
+        "weight decay on rows that are never seen, or a training that has diverged.",
+        "Measured here: all entries.",
+        fields,
+    )
+
+
+def _nothing_to_do(records: Sequence[FieldRecord]) -> Advice:
+    return Advice(
+        "Nothing to mend here",
+        "No field is collapsed by these numbers. If a larger size does not help, the reason is another one.",
+        "Measured here: information abundance of every field that has enough rows.",
+        [],
+    )

@@ -1,0 +1,155 @@
+"""A checkpoint -> everything that is said of it, as plain values for JSON, the page and the terminal.
+
+    diagnosis = diagnose(read(Path("model.pt")))
+    diagnosis["fields"][0]["relative"]          # the most collapsed field
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recsys_collapse.diagnose.advice import LIMITS, NOT_RETRAINED, advise
+from recsys_collapse.diagnose.fields import FieldTable, cut
+from recsys_collapse.diagnose.layouts import GUESS, LeftOut, recognise
+from recsys_collapse.diagnose.measured import FieldRecord, measure_fields
+from recsys_collapse.diagnose.own import checkpoint_of, origin
+from recsys_collapse.diagnose.verdict import COLLAPSED, PARTLY, WORDS
+from recsys_collapse.diagnose.weights import read_weights
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tables are found in a checkpoint."""
+
+    tables: str | None = None
+    """A regular expression for their names."""
+    cardinalities: Mapping[str, int] | None = None
+    """See `cut`."""
+    num_sets: int | None = None
+    """M, where one tensor has all sets side by side; None: 1, or what this project's own files say."""
+    state: str | None = None
+    """The key of the file that holds the tensors."""
+    skip_objects: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint with its fields found, nothing measured yet."""
+
+    path: Path
+    label: str
+    format: str
+    layout: str
+    tables: list[FieldTable]
+    tensors: Mapping[str, Tensor]
+    left_out: list[LeftOut]
+
+
+def read(path: Path, options: Options = Options()) -> Checkpoint:
+    """Open a checkpoint and find its fields.
+
+    Args:
+        path: a file, or the directory of a run of this project.
+        options: where names do not tell.
+
+    Raises:
+        ValueError: it cannot be read, or has no table, or it is not clear where fields begin.
+    """
+    file = checkpoint_of(path)
+    weights = read_weights(file, options.state, options.skip_objects)
+    own = origin(file, weights.tensors) if options.tables is None else None
+    layout, members, left_out = recognise(weights.tensors, own.pattern if own else options.tables)
+    sizes, entries, sets = options.cardinalities, layout.entries, options.num_sets or 1
+    if own is not None:
+        sizes, entries, sets = sizes or own.cardinalities, own.entries, options.num_sets or own.num_sets
+    tables = cut(weights.tensors, members, sizes, sets, entries)
+    name = own.layout if own else f"{layout.name}{', a guess' if layout == GUESS else ''}"
+    return Checkpoint(file, _label(path, weights.values), weights.format, name, tables, weights.tensors, left_out)
+
+
+def _label(path: Path, values: Mapping[str, Any]) -> str:
+    epoch = values.get("epoch")
+    return f"{path.name}, epoch {epoch}" if isinstance(epoch, int) else path.name
+
+
+Progress = Callable[[str, int], None]
+
+
+def diagnose(
+    checkpoint: Checkpoint,
+    against: Sequence[Checkpoint] = (),
+    truncation: Sequence[Mapping[str, Any]] | None = None,
+    progress: Progress = lambda field, rows: None,
+) -> dict[str, Any]:
+    """Measure and judge a checkpoint.
+
+    Args:
+        checkpoint: from `read`.
+        against: others, such as earlier epochs, in their order; fields are matched by name.
+        truncation: of this model, then of others, as `functional` returns it.
+        progress: told of every field before it is read.
+
+    Returns:
+        Plain values; the keys are described in docs/diagnose.md.
+    """
+    records = measure_fields(checkpoint.tables, checkpoint.tensors, progress)
+    others = [(one, measure_fields(one.tables, one.tensors, progress)) for one in against]
+    limits = [*LIMITS, *([NOT_RETRAINED] if truncation else [])]
+    return {
+        "schema": SCHEMA,
+        "checkpoint": {
+            "path": str(checkpoint.path),
+            "label": checkpoint.label,
+            "bytes": checkpoint.path.stat().st_size,
+            "format": checkpoint.format,
+            "layout": checkpoint.layout,
+        },
+        "summary": summary(records),
+        "fields": [record.as_json() for record in records],
+        "left_out": [one._asdict() for one in checkpoint.left_out],
+        "against": [
+            {
+                "label": one.label,
+                "path": str(one.path),
+                "fields": {
+                    record.field: {
+                        "information_abundance": record.information_abundance,
+                        "random": record.random,
+                        "relative": record.relative,
+                        "effective_rank": record.effective_rank,
+                    }
+                    for record in found
+                },
+            }
+            for one, found in others
+        ],
+        "truncation": list(truncation) if truncation else None,
+        "advice": [one._asdict() for one in advise(records, truncation[0] if truncation else None)],
+        "limits": limits,
+    }
+
+
+def summary(records: Sequence[FieldRecord]) -> dict[str, Any]:
+    """All fields in a sentence and a few numbers."""
+    counts = {word: sum(one.verdict == word for one in records) for word in WORDS}
+    known = [one.relative for one in records if one.relative is not None]
+    collapsed = sum(counts[word] for word in COLLAPSED)
+    strongly = sum(one.verdict in COLLAPSED and (one.relative or 0) < PARTLY for one in records)
+    total = len(records)
+    text = f"{collapsed} of {total} field{'s' * (total != 1)} collapsed, {strongly} of them to less than half."
+    if known:
+        text += f" The median field keeps {statistics.median(known):.0%} of the information abundance of a random table"
+        text += " of its shape."
+    return {
+        "text": text,
+        "fields": total,
+        "verdicts": {word: count for word, count in counts.items() if count},
+        "mean_relative": statistics.fmean(known) if known else None,
+        "table_bytes": sum(one.bytes for one in records),
+    }

@@ -1,0 +1,158 @@
+"""The fields of a checkpoint: which rows of which tensors are the table of a field, in all embedding sets.
+
+Nothing is copied: tensors stay where they are, usually in a mapped file, and are read block by block.
+
+Shapes: D rows of a field, M embedding sets, K embedding size per set, C = M*K.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recsys_collapse.diagnose.layouts import Member
+from recsys_collapse.spectrum import Rows
+
+
+@dataclass(frozen=True)
+class FieldTable:
+    """Where the table (D, M*K) of a field lies."""
+
+    name: str
+    parts: Sequence[tuple[str, slice]]
+    """Tensor and rows of every embedding set, in order; a single one that has all sets side by side, too."""
+    num_sets: int = 1
+    entries: str = "normal"
+
+    def rows(self, tensors: Mapping[str, Tensor]) -> Rows:
+        """The table itself, to be read in blocks of rows."""
+        parts = [tensors[name].detach()[rows] for name, rows in self.parts]
+        return parts[0] if len(parts) == 1 else SideBySide(parts)
+
+
+class SideBySide:
+    """Tables of the same rows as one wide table, of which only the blocks that are read exist."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self.parts = parts
+        self.shape = torch.Size([len(parts[0]), sum(part.shape[1] for part in parts)])
+        self.dtype, self.device = parts[0].dtype, parts[0].device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        return torch.cat([part[rows] for part in self.parts], dim=1)
+
+
+def cut(
+    tensors: Mapping[str, Tensor],
+    members: Sequence[Member],
+    cardinalities: Mapping[str, int] | None = None,
+    num_sets: int = 1,
+    entries: str = "normal",
+) -> list[FieldTable]:
+    """The fields of recognised tables: sets together, and tables of several fields cut at their cardinalities.
+
+    Args:
+        tensors: of the checkpoint, by name.
+        members: from `recognise`.
+        cardinalities: rows of every field, in order: of tables with as many rows in all. Empty: tables that may hold
+            several fields are taken for the table of one.
+        num_sets: M, if a single tensor has all sets side by side.
+        entries: how the tables are initialised.
+
+    Raises:
+        ValueError: a table of several fields, and no cardinalities or others than its rows; cardinalities that belong
+            to no table; sets that do not fit together.
+    """
+    groups = _groups(members)
+    fused = [own for own in groups if cardinalities and sum(cardinalities.values()) == len(tensors[own[0].tensor])]
+    if cardinalities and not fused:
+        rows = ", ".join(f"{own[0].tensor} {len(tensors[own[0].tensor]):,}" for own in groups[:8])
+        raise ValueError(
+            f"--cardinalities: {len(cardinalities)} fields with {sum(cardinalities.values()):,} rows in all; expected "
+            f"the rows of a table: {rows}{', ...' if len(groups) > 8 else ''}"
+        )
+    found = list[FieldTable]()
+    for own in groups:
+        sizes = {own[0].field or _short(own[0].tensor): _rows(tensors, own)}
+        if own in fused and cardinalities:
+            prefix = f"{_short(own[0].tensor)}." if len(fused) > 1 else ""
+            sizes = {prefix + name: size for name, size in cardinalities.items()}
+        elif own[0].field is None and cardinalities != {}:
+            raise ValueError(
+                f"{own[0].tensor} holds all fields below each other, {_rows(tensors, own):,} rows: --cardinalities "
+                "must say where each begins, as 7,40,3 or a JSON file with a list or {field: cardinality}; "
+                "--cardinalities whole measures it as one table, which says little about a field"
+            )
+        sets = len(own) if len(own) > 1 else num_sets
+        if (columns := tensors[own[0].tensor].shape[1]) % num_sets:
+            raise ValueError(f"{own[0].tensor}: {columns} columns are not {num_sets} embedding sets side by side")
+        for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True):
+            found.append(FieldTable(name, [(member.tensor, slice(end - size, end)) for member in own], sets, entries))
+    return found
+
+
+def _groups(members: Sequence[Member]) -> list[list[Member]]:
+    """Members of the same table in different sets, in the order of the sets."""
+    grouped: dict[str | None, list[Member]] = {}
+    for member in members:
+        alone = member.field is None and member.embedding_set is None  # of two towers, each is a table of its own
+        grouped.setdefault(member.tensor if alone else member.field, []).append(member)
+    return [sorted(own, key=lambda member: member.embedding_set or 0) for own in grouped.values()]
+
+
+def _rows(tensors: Mapping[str, Tensor], own: Sequence[Member]) -> int:
+    """Rows of a table, which must have the same shape in every set."""
+    shapes = {member.tensor: tuple(tensors[member.tensor].shape) for member in own}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"embedding sets of different shapes: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}; "
+            "choose tables by --tables without (?P<set>...) to measure each on its own"
+        )
+    return len(tensors[own[0].tensor])
+
+
+def _short(tensor: str) -> str:
+    return tensor.removesuffix(".weight").removesuffix(".embedding")
+
+
+def read_cardinalities(words: str) -> dict[str, int]:
+    """Cardinalities by field, as `--cardinalities` gives them.
+
+    Args:
+        words: `7,40,3`; a JSON file with a list of numbers, a mapping {field: cardinality}, or the card of an export;
+            or `whole` (then: empty).
+
+    Raises:
+        ValueError: neither of these, or a cardinality below 1.
+    """
+    if words == "whole":
+        return {}
+    where = "--cardinalities"
+    value: object
+    if words.replace(",", "").replace(" ", "").isdecimal():
+        value = [int(word) for word in words.split(",") if word.strip()]
+    else:
+        where = f"--cardinalities {words}"
+        try:
+            value = json.loads(Path(words).read_bytes())
+        except (OSError, ValueError) as error:  # also bytes that are no UTF-8
+            raise ValueError(
+                f"{where}: expected numbers such as 7,40,3, a JSON file, or whole: {type(error).__name__}: {error}"
+            ) from error
+    if isinstance(value, dict) and isinstance(value.get("fields"), list):  # of an export
+        value = {str(field.get("name")): field.get("cardinality") for field in value["fields"]}
+    if isinstance(value, list):
+        value = {f"field_{number}": size for number, size in enumerate(value)}
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{where}: expected a list of numbers or a mapping from field to number")
+    for name, size in value.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{where}: {name} has {size!r}; expected the number of its rows, 1 or more")
+    return value

@@ -1,0 +1,153 @@
+"""What is measured of the fields of a checkpoint: spectra, metrics and a verdict each, field by field.
+
+A table is read once, in blocks, from where it lies: memory does not grow with it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys_collapse.diagnose.fields import FieldTable
+from recsys_collapse.diagnose.verdict import Numbers, verdict
+from recsys_collapse.spectrum import FieldSpectrum, TableSpectra, random_spectrum
+
+
+@dataclass(frozen=True)
+class Abundance:
+    """Information abundance beside that of random tables of the same shape; None where there is no value."""
+
+    information_abundance: float | None
+    random: float | None
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class SetRecord(Abundance):
+    """The same of one embedding set, and its singular values, descending."""
+
+    embedding_set: int
+    spectrum: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class FieldRecord(Abundance):
+    """Everything that is said of a field."""
+
+    field: str
+    verdict: str
+    reason: str
+    rows: int
+    columns: int
+    num_sets: int
+    dtype: str
+    bytes: int
+    effective_rank: float | None
+    numerical_rank: float | None
+    k90: float | None
+    k99: float | None
+    first_share: float | None
+    """sigma_1 / sum sigma = 1 / IA."""
+    first_energy: float | None
+    """sigma_1^2 / sum sigma^2 = 1 / stable rank."""
+    centred: Abundance
+    numbers: Numbers
+    spectrum: list[float]
+    random_spectrum: list[float]
+    """Mean of random tables of this shape, at the same Frobenius norm."""
+    per_set: list[SetRecord]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but `numbers`, which repeat."""
+        found = asdict(self)
+        del found["numbers"]
+        return found
+
+
+def measure_fields(
+    tables: Sequence[FieldTable],
+    tensors: Mapping[str, Tensor],
+    progress: Callable[[str, int], None] = lambda field, rows: None,
+) -> list[FieldRecord]:
+    """Measure every field; the most collapsed first, and those without a value last.
+
+    Args:
+        tables: from `cut`.
+        tensors: of the checkpoint.
+        progress: told of every field before it is read, with its rows.
+    """
+    records = []
+    for table in tables:
+        progress(table.name, len(table.rows(tensors)))
+        records.append(measure_field(table, tensors))
+    return sorted(records, key=lambda one: math.inf if one.relative is None else one.relative)
+
+
+@torch.no_grad()
+def measure_field(table: FieldTable, tensors: Mapping[str, Tensor]) -> FieldRecord:
+    """Spectra, metrics and verdict of one field."""
+    rows = table.rows(tensors)
+    spectra = TableSpectra(rows, [slice(0, len(rows))], table.num_sets, entries=table.entries)
+    whole, *sets = spectra.spectra()
+    centred = _abundance(spectra.spectra(centred=True)[0])
+    metrics, sigma = {name: _known(value) for name, value in whole.metrics.items()}, whole.sigma
+    per_set = [
+        SetRecord(**vars(_abundance(one)), embedding_set=number, spectrum=one.sigma.tolist())
+        for number, one in enumerate(sets)
+    ]
+    own, stable = _abundance(whole), metrics["stable_rank"]
+    numbers = Numbers(
+        rows=len(rows),
+        columns=rows.shape[1],
+        abundance=_number(own.information_abundance),
+        random=_number(own.random),
+        centred_relative=_number(centred.relative),
+        first_energy=1 / _number(stable),
+        k99=_number(metrics["k99"]),
+        per_set=[_number(one.relative) for one in per_set],
+    )
+    word, reason = verdict(numbers, finite=bool(sigma.isfinite().all()))
+    norm = torch.linalg.vector_norm(sigma)
+    return FieldRecord(
+        **vars(own),
+        field=table.name,
+        verdict=word,
+        reason=reason,
+        rows=len(rows),
+        columns=rows.shape[1],
+        num_sets=table.num_sets,
+        dtype=str(rows.dtype).removeprefix("torch."),
+        bytes=len(rows) * rows.shape[1] * rows.dtype.itemsize,
+        effective_rank=metrics["effective_rank"],
+        numerical_rank=metrics["numerical_rank"],
+        k90=metrics["k90"],
+        k99=metrics["k99"],
+        first_share=None if own.information_abundance is None else 1 / own.information_abundance,
+        first_energy=None if stable is None else 1 / stable,
+        centred=centred,
+        numbers=numbers,
+        spectrum=_finite(sigma),
+        random_spectrum=_finite(random_spectrum(whole.reference) * norm),
+        per_set=per_set,
+    )
+
+
+def _abundance(spectrum: FieldSpectrum) -> Abundance:
+    value, random = _known(spectrum.information_abundance), _known(spectrum.random)
+    return Abundance(value, random, None if value is None or not random else value / random)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _finite(sigma: Tensor) -> list[float]:
+    """A spectrum for JSON, which has no NaN: then it is empty."""
+    return sigma.tolist() if sigma.isfinite().all() else []

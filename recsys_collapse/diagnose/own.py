@@ -1,0 +1,102 @@
+"""Checkpoints of this project: their fields, cardinalities and embedding sets stand in the files beside them.
+
+A run directory has `config.yaml` and `collapse.parquet`, an export has `card.json`. Nothing in them is executed, and no
+class is built from them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+BEST = Path("checkpoints") / "best.ckpt"
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the files beside a checkpoint say of its one table, which holds all fields and all sets."""
+
+    layout: str
+    pattern: str
+    """The name of the table in the checkpoint, as for `--tables`."""
+    cardinalities: dict[str, int] | None
+    num_sets: int
+    entries: str = "uniform"
+    run_dir: Path | None = None
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The file to read: of a run directory, its best weights; else the path itself.
+
+    Raises:
+        ValueError: a directory that is no run with weights.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / BEST).is_file():
+        raise ValueError(
+            f"{path}: a folder without {BEST}; expected a checkpoint file or the directory of a run of this project. "
+            "A folder of torch.distributed.checkpoint becomes a file by: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt"
+        )
+    return path / BEST
+
+
+def origin(path: Path, tensors: Mapping[str, Tensor]) -> Origin | None:
+    """What is known of a checkpoint file from the files beside it; None if it is none of this project's.
+
+    Raises:
+        ValueError: such a file is damaged.
+    """
+    run_dir = path.absolute().parent.parent
+    if "backbone.embedding.weight" in tensors and (run_dir / "config.yaml").is_file():
+        return _of_run(run_dir)
+    if "embedding.weight" in tensors and path.with_name(CARD).is_file():
+        return _of_export(path.with_name(CARD))
+    return None
+
+
+def _of_run(run_dir: Path) -> Origin:
+    path = run_dir / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise TypeError("no mapping")
+        num_sets, init = config.embed.num_sets, config.init
+    except Exception as error:  # it may be damaged or no YAML at all
+        raise ValueError(f"{path}: expected the config of a run: {type(error).__name__}: {error}") from error
+    if isinstance(num_sets, bool) or not isinstance(num_sets, int) or num_sets < 1:
+        raise ValueError(f"{path}: embed.num_sets={num_sets!r}: expected an integer of 1 or more")
+    entries = "normal" if init == "normal" else "uniform"
+    pattern = r"backbone\.embedding\.weight"
+    return Origin("recsys_collapse, a run", pattern, _measured_cardinalities(run_dir), num_sets, entries, run_dir)
+
+
+def _measured_cardinalities(run_dir: Path) -> dict[str, int] | None:
+    """Rows of every field, in order, as the run has measured them; None: it has not."""
+    path = run_dir / "collapse.parquet"
+    if not path.is_file():
+        return None
+    try:
+        frame = pl.read_parquet(path, columns=["epoch", "field", "embedding_set", "metric", "cardinality"], glob=False)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
+    plain = frame.filter(pl.col("embedding_set").is_null(), ~pl.col("metric").str.contains("@", literal=True))
+    first = plain.filter(pl.col("epoch") == pl.col("epoch").min()).unique("field", maintain_order=True)
+    return dict(zip(first["field"], first["cardinality"], strict=True)) or None
+
+
+def _of_export(path: Path) -> Origin:
+    try:
+        card = json.loads(path.read_bytes())
+        built = card["architecture"]
+        sizes = {str(field["name"]): int(field["cardinality"]) for field in card["fields"]}
+        num_sets = int(built["num_sets"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected the card of an export: {type(error).__name__}: {error}") from error
+    return Origin("recsys_collapse, an export", r"embedding\.weight", sizes, max(num_sets, 1))
