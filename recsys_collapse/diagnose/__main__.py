@@ -7,11 +7,15 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:  # torch takes a second
+    from recsys_collapse.diagnose.diagnosis import Checkpoint
 
 DESCRIPTION = """\
 Show the collapse of embedding tables in a checkpoint: .ckpt, .pt, .safetensors, or the directory of a run.
@@ -48,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         help="rows of each field of a table that holds several: 7,40,3, or a JSON file (list or {field: rows}); "
         "whole: measure it as one",
     )
+    find.add_argument(
+        "--counts",
+        type=Path,
+        metavar="FILE",
+        help="CSV or Parquet with columns field, id, count: only rows that training has seen count",
+    )
     find.add_argument("--sets", type=int, metavar="M", help="embedding sets side by side in one tensor (1)")
     find.add_argument("--state", metavar="KEY", help="the key of the file that holds the tensors, such as model.net")
     find.add_argument(
@@ -55,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cut = own.add_argument_group("does truncation of the tables cost AUC (functional collapse)?")
     cut.add_argument("--run", nargs="+", type=Path, default=[], metavar="RUN", help="runs of this project, to compare")
-    cut.add_argument("--score", metavar="MODULE:FUNCTION", help="{name: tensor} -> (scores, labels), for your own model")
+    cut.add_argument(
+        "--score", metavar="MODULE:FUNCTION", help="{name: tensor} -> (scores, labels), for your own model"
+    )
     cut.add_argument("--ranks", metavar="R,R", help="0,1,2,4,... up to the number of columns, unless given")
     cut.add_argument("--fields", nargs="*", metavar="FIELD", help="truncate only these alone; none: only all at once")
     cut.add_argument("--rows", type=int, default=20_000, help="of the split, at most (%(default)s)")
@@ -85,6 +97,7 @@ def _act(options: argparse.Namespace) -> None:
     from recsys_collapse.diagnose.diagnosis import Options, diagnose, read
     from recsys_collapse.diagnose.fields import read_cardinalities
     from recsys_collapse.diagnose.page import write_page
+    from recsys_collapse.diagnose.seen import read_seen
     from recsys_collapse.diagnose.terminal import shown
     from recsys_collapse.runs.durable import write_json
 
@@ -95,20 +108,49 @@ def _act(options: argparse.Namespace) -> None:
     sizes = None if options.cardinalities is None else read_cardinalities(options.cardinalities)
     found = Options(options.tables, sizes, options.sets, options.state, options.skip_objects)
     main_path, *others = options.run or [options.checkpoint]
-    folder = options.output or Path("diagnosis") / (main_path.absolute().stem or "root")
+    folder = options.output or Path("diagnosis") / (main_path.name if main_path.is_dir() else main_path.stem)
     checkpoint = read(main_path, found)
     against = [read(path, found) for path in [*options.against, *others]]
     _check_place(folder, checkpoint.path)
     truncation = _truncation(options, checkpoint)
-    total = sum(rows for one in [checkpoint, *against] for table in one.tables for rows in [len(table.rows(one.tensors))])
+    total = sum(len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables)
+    seen = None
+    if options.counts:
+        sizes = {table.name: len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables}
+        seen = read_seen(options.counts, sizes)
     with _progress(total) as progress:
-        diagnosis = diagnose(checkpoint, against, truncation, progress)
+        diagnosis = diagnose(checkpoint, against, truncation, progress, seen)
     diagnosis["made_by"] = _made_by()
     Console(width=None if sys.stdout.isatty() else 140).print(shown(diagnosis))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "diagnosis.json", diagnosis)
     write_page(diagnosis, folder / "diagnosis.html")
     print(f"\npage     {folder / 'diagnosis.html'}\nnumbers  {folder / 'diagnosis.json'}")
+
+
+def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
+    """Truncation curves of every run, or of the user's own model; none if neither is given."""
+    ranks = None if options.ranks is None else _ranks(options.ranks)
+    common: dict[str, Any] = {"ranks": ranks, "tolerance": options.tolerance, "alone": options.fields}
+    found = []
+    if options.score:
+        from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables
+
+        score = load_score(options.score)
+        found.append(truncate_tables(checkpoint.tables, checkpoint.tensors, score, checkpoint.label, **common))
+    for path in options.run:
+        from recsys_collapse.diagnose.functional import truncate_run
+        from recsys_collapse.load import load_run
+
+        run = load_run(path, options.allow, options.store_dir)
+        found.append(truncate_run(run, path.absolute().name, split=options.split, rows=options.rows, **common))
+    return [asdict(one) for one in found]
+
+
+def _ranks(words: str) -> list[int]:
+    if not words.replace(",", "").isdecimal():
+        raise ValueError(f"--ranks {words}: expected integers of 0 or more, such as 0,1,2,4,8")
+    return [int(word) for word in words.split(",") if word]
 
 
 def _check_place(folder: Path, checkpoint: Path) -> None:

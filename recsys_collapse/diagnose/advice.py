@@ -27,14 +27,17 @@ class Advice(NamedTuple):
 LIMITS = (
     "The numbers describe a table, not what it is good for: a spectrum may end early because the data need no more. "
     "Whether lost dimensions matter is what truncation (--run, --score) measures.",
-    "Every row counts once, also rows of values that were rarely or never seen in training: a checkpoint does not say "
-    "how often they were. Weight decay drives such rows to zero; sparse optimizers leave them at their initialisation, "
-    "which lifts the small singular values and hides a collapse.",
     "Information abundance is at most the smaller side of a table. It is read relative to random tables of the same "
     "shape, drawn as the library that was recognised draws them; tables that began otherwise, such as pretrained ones, "
     "have no such reference.",
     "The lines between the verdicts are conventions of this tool.",
 )
+EVERY_ROW = (
+    "Every row counts once, also rows of values that were rarely or never seen in training: a checkpoint does not say "
+    "how often they were, --counts does. Weight decay drives such rows to zero; sparse optimizers leave them at their "
+    "initialisation, which lifts the small singular values and hides a collapse."
+)
+SEEN_ROWS = "Only rows that training has seen count, each once, however often it was seen."
 NOT_RETRAINED = (
     "Truncation is measured without retraining, on the rows that are named: a smaller table that is trained may lose "
     "less. Its directions are those of all rows of a table, each counted once."

@@ -1,7 +1,7 @@
 """A checkpoint -> everything that is said of it, as plain values for JSON, the page and the terminal.
 
-    diagnosis = diagnose(read(Path("model.pt")))
-    diagnosis["fields"][0]["relative"]          # the most collapsed field
+diagnosis = diagnose(read(Path("model.pt")))
+diagnosis["fields"][0]["relative"]          # the most collapsed field
 """
 
 import statistics
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys_collapse.diagnose.advice import LIMITS, NOT_RETRAINED, advise
+from recsys_collapse.diagnose.advice import EVERY_ROW, LIMITS, NOT_RETRAINED, SEEN_ROWS, advise
 from recsys_collapse.diagnose.fields import FieldTable, cut
 from recsys_collapse.diagnose.layouts import GUESS, LeftOut, recognise
 from recsys_collapse.diagnose.measured import FieldRecord, measure_fields
@@ -86,6 +86,7 @@ def diagnose(
     against: Sequence[Checkpoint] = (),
     truncation: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = lambda field, rows: None,
+    seen: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Measure and judge a checkpoint.
 
@@ -94,13 +95,14 @@ def diagnose(
         against: others, such as earlier epochs, in their order; fields are matched by name.
         truncation: of this model, then of others, as `functional` returns it.
         progress: told of every field before it is read.
+        seen: the rows that count, (D,) bool for every field of all checkpoints; None: all.
 
     Returns:
         Plain values; the keys are described in docs/diagnose.md.
     """
-    records = measure_fields(checkpoint.tables, checkpoint.tensors, progress)
-    others = [(one, measure_fields(one.tables, one.tensors, progress)) for one in against]
-    limits = [*LIMITS, *([NOT_RETRAINED] if truncation else [])]
+    records = measure_fields(checkpoint.tables, checkpoint.tensors, progress, seen)
+    others = [(one, measure_fields(one.tables, one.tensors, progress, seen)) for one in against]
+    limits = [EVERY_ROW if seen is None else SEEN_ROWS, *LIMITS, *([NOT_RETRAINED] if truncation else [])]
     return {
         "schema": SCHEMA,
         "checkpoint": {

@@ -41,6 +41,8 @@ class FieldRecord(Abundance):
     verdict: str
     reason: str
     rows: int
+    seen_rows: int | None
+    """Rows that training has seen, which alone count then; None: not known, all rows count."""
     columns: int
     num_sets: int
     dtype: str
@@ -71,6 +73,7 @@ def measure_fields(
     tables: Sequence[FieldTable],
     tensors: Mapping[str, Tensor],
     progress: Callable[[str, int], None] = lambda field, rows: None,
+    seen: Mapping[str, Tensor] | None = None,
 ) -> list[FieldRecord]:
     """Measure every field; the most collapsed first, and those without a value last.
 
@@ -78,19 +81,20 @@ def measure_fields(
         tables: from `cut`.
         tensors: of the checkpoint.
         progress: told of every field before it is read, with its rows.
+        seen: the rows that count, (D,) bool for every field; None: all.
     """
     records = []
     for table in tables:
         progress(table.name, len(table.rows(tensors)))
-        records.append(measure_field(table, tensors))
+        records.append(measure_field(table, tensors, None if seen is None else seen[table.name]))
     return sorted(records, key=lambda one: math.inf if one.relative is None else one.relative)
 
 
 @torch.no_grad()
-def measure_field(table: FieldTable, tensors: Mapping[str, Tensor]) -> FieldRecord:
-    """Spectra, metrics and verdict of one field."""
+def measure_field(table: FieldTable, tensors: Mapping[str, Tensor], seen_D: Tensor | None = None) -> FieldRecord:
+    """Spectra, metrics and verdict of one field; only of the rows `seen_D` (D,) bool, if that is known."""
     rows = table.rows(tensors)
-    spectra = TableSpectra(rows, [slice(0, len(rows))], table.num_sets, entries=table.entries)
+    spectra = TableSpectra(rows, [slice(0, len(rows))], table.num_sets, seen_D, table.entries)
     whole, *sets = spectra.spectra()
     centred = _abundance(spectra.spectra(centred=True)[0])
     metrics, sigma = {name: _known(value) for name, value in whole.metrics.items()}, whole.sigma
@@ -100,7 +104,7 @@ def measure_field(table: FieldTable, tensors: Mapping[str, Tensor]) -> FieldReco
     ]
     own, stable = _abundance(whole), metrics["stable_rank"]
     numbers = Numbers(
-        rows=len(rows),
+        rows=whole.cardinality,
         columns=rows.shape[1],
         abundance=_number(own.information_abundance),
         random=_number(own.random),
@@ -117,6 +121,7 @@ def measure_field(table: FieldTable, tensors: Mapping[str, Tensor]) -> FieldReco
         verdict=word,
         reason=reason,
         rows=len(rows),
+        seen_rows=None if seen_D is None else whole.cardinality,
         columns=rows.shape[1],
         num_sets=table.num_sets,
         dtype=str(rows.dtype).removeprefix("torch."),

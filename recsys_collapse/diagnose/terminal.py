@@ -45,7 +45,7 @@ def field_table(diagnosis: Mapping[str, Any]) -> Table:
         size = str(one["columns"]) if one["num_sets"] == 1 else f"{one['num_sets']}x{one['columns'] // one['num_sets']}"
         table.add_row(
             escape(one["field"]),
-            f"{one['rows']:,}",
+            f"{one['rows']:,}" if one["seen_rows"] is None else f"{one['seen_rows']:,} of {one['rows']:,}",
             size,
             _number(one["information_abundance"], ".2f"),
             _number(one["relative"], ".3f"),
