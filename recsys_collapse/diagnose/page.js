@@ -148,7 +148,10 @@ function truncated(wanted, empty) {
   const low = Math.min(...values), high = Math.max(...values), room = 0.05 * (high - low) || 0.01;
   const y = lines.length ? linear(state.change ? "change in AUC" : "AUC", low - room, high + room) : linear("AUC", 0, 1);
   const x = doubling("rank that is kept", Math.max(1, ...ranks));
-  return {x, y, lines, legend, empty};
+  const allowed = -models[0].tolerance; // one line for all: the command has one tolerance
+  const one = state.change && allowed < 0 && allowed > low - room ? allowed : undefined;
+  if (one !== undefined) legend.push(["random", `change of ${number(one, 5)}`]);
+  return {x, y, one, lines, legend, empty};
 }
 
 // The table of fields
