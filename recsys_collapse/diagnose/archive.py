@@ -152,6 +152,12 @@ def zip_names(path: Path) -> Names:
             raise CheckpointError(
                 f"{path}: has parts of the same name, which torch does not write: it is damaged or forged"
             )
+        if min(part.header_offset for part in parts):
+            raise CheckpointError(
+                f"{path}: is several files in one, of which torch reads the last (so are those in a folder of "
+                "torch.distributed.checkpoint): expected one file of torch.save. A folder becomes one by `python -m "
+                "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+            )
         for part in parts:
             if part.compress_type != zipfile.ZIP_STORED or part.header_offset + part.file_size > size:
                 raise CheckpointError(

@@ -77,6 +77,7 @@ def read_weights(path: Path, state: str | None = None, skip_objects: bool = Fals
     content = _read_torch(path, kind, skip_objects)
     values = {key: value for key, value in children_of(content).items() if type(value) in (str, int, float, bool)}
     where, tensors = choose(path, content, state)
+    _check_origin(path, tensors)
     return Weights(path, "torch", _without_prefixes(tensors), values, where)
 
 
@@ -168,6 +169,19 @@ def _refuse(path: Path, names: Names, skip_objects: bool) -> None:
             f"{path}: names {len(names.unknown):,} classes and functions ({listed(names.unknown)}), expected at most "
             f"{MOST:,}: it was not made by training a model"
         )
+
+
+def _check_origin(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise if a tensor has more numbers than the file: it would take memory that nothing in the file fills."""
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        if tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta:
+            held = tensor.untyped_storage().nbytes()
+            if held > size:
+                raise CheckpointError(
+                    f"{path}: {listed({name})} takes {held:,} bytes and the file has {size:,}, expected its numbers in "
+                    "the file: it is damaged or forged"
+                )
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
