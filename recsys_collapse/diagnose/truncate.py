@@ -1,0 +1,246 @@
+"""Functional collapse: how much AUC a trained model loses when its embeddings keep r directions only, not retrained.
+
+A table E becomes its best approximation of rank r, E V_r V_r^T, with the leading r right singular vectors V_r. A
+spectrum says how much of the entries a direction makes; this says whether the model needs it. What the model is stays
+outside: a function from projections to the placements of its scores (`functional.py`, `scoring_function.py`).
+
+Shapes: N fields, D rows of a field, M embedding sets, K columns of a set, C = M*K columns of all sets side by side.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_collapse.spectrum.gram import set_grams
+from recsys_collapse.stats import Interval, Placements, auc_contrast, placements
+
+TOLERANCE = 0.001
+ALL_FIELDS, EACH_SET, FIELD = "all fields", "each set", "field"
+
+Projections = dict[str, Tensor]
+"""By field, P (C, C) float64, symmetric: its table E is to be E P. Fields that are not in it stay as they are."""
+Model = Callable[[Projections], Placements]
+"""A model on some rows: always the same rows, in the same order."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The AUC at one rank; `change` is that minus the AUC of the whole model, on the same rows.
+
+    `low` and `high` are its 95% interval over other rows (DeLong), None where a class has fewer than two rows.
+    """
+
+    rank: int
+    auc: float
+    change: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """AUC over rank; the last point is the whole model, with change 0.
+
+    `needed` is the smallest measured rank from which on, there and at every larger one, at most the tolerance is lost
+    (the estimate, not its interval). There always is one, as the last point loses nothing.
+    """
+
+    curve: str
+    field: str | None
+    points: list[Point]
+    needed: int
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """All curves of one model: `dataclasses.asdict` of it is an entry of `truncation` in the JSON."""
+
+    label: str
+    split: str | None
+    rows: int
+    auc: float
+    tolerance: float
+    curves: list[Curve]
+
+
+class Directions:
+    """The singular directions of one field, from its Gram matrix.
+
+    Args:
+        field: its name.
+        gram_CC: E^T E (C, C) of all sets side by side, float64, uncentred.
+        rows: D.
+        num_sets: M; the columns of set m are m*K to (m+1)*K.
+
+    Raises:
+        ValueError: an entry is not finite.
+    """
+
+    def __init__(self, field: str, gram_CC: Tensor, rows: int, num_sets: int) -> None:
+        gram_CC = gram_CC.cpu()
+        if not gram_CC.isfinite().all():
+            raise ValueError(f"field {field}: its table has NaN or infinite entries, so it has no singular directions")
+        self.field, self.rows, self.columns, self.num_sets = field, rows, len(gram_CC), num_sets
+        self.v_CC = directions(gram_CC)
+        self.v_MKK = directions(set_grams(gram_CC[None], num_sets)[:, 0])
+
+    def full_rank(self, each_set: bool) -> int:
+        """With so many directions, the table (or every set of it) is itself, whatever its entries."""
+        return min(self.rows, self.columns // self.num_sets if each_set else self.columns)
+
+    def projection(self, rank: int, each_set: bool) -> Tensor:
+        """P (C, C) that takes the table, or every set of it on its own, to this rank.
+
+        Of equal singular values, which direction is kept is arbitrary.
+        """
+        leading = (self.v_MKK if each_set else self.v_CC[None])[..., :rank]
+        return torch.block_diag(*(leading @ leading.mT))
+
+
+def directions(gram: Tensor) -> Tensor:
+    """Right singular vectors of E, as columns (..., C, C), leading one first, from E^T E (..., C, C) float64."""
+    return torch.linalg.eigh(gram).eigenvectors.flip(-1)
+
+
+def default_ranks(columns: int) -> list[int]:
+    """0 (the field is removed), 1, 2, 4, 8, ... below C, and C (nothing is changed)."""
+    return [0, *(1 << i for i in range(columns.bit_length()) if 1 << i < columns), columns]
+
+
+def ranks_of(columns: int, ranks: Sequence[int] | None) -> list[int]:
+    """The ranks to measure, ascending, C always among them; those above C mean C. None: `default_ranks`.
+
+    Raises:
+        ValueError: none is given, or one is negative.
+    """
+    if ranks is None:
+        return default_ranks(columns)
+    if not ranks or min(ranks) < 0:
+        raise ValueError(f"ranks {[*ranks]}: expected one or more integers of 0 or more, such as 0 1 2 4 8")
+    return sorted({*(min(rank, columns) for rank in ranks), columns})
+
+
+def needed(points: Sequence[Point], tolerance: float) -> int:
+    """`Curve.needed` of points in ascending rank, the last of which loses nothing."""
+    found = points[-1].rank
+    for point in reversed(points):
+        if point.change < -tolerance:
+            break
+        found = point.rank
+    return found
+
+
+def truncate(
+    fields: Sequence[Directions],
+    model: Model,
+    *,
+    label: str,
+    split: str | None = None,
+    ranks: Sequence[int] | None = None,
+    tolerance: float = TOLERANCE,
+) -> Truncation:
+    """Curves of AUC over rank: of all fields at once, of each set (if a field has several), of every field alone.
+
+    The model is asked once for every point at which a table changes. A bar with the time left is on stderr, if that is
+    a terminal.
+
+    Args:
+        fields: those that are truncated.
+        model: gives the placements of its scores.
+        label: of the model, such as `epoch 3`.
+        split: of the rows, if they are a run's.
+        ranks: None: `default_ranks` of every curve.
+        tolerance: AUC that may be lost for a rank to suffice.
+
+    Raises:
+        ValueError: no fields, bad ranks or tolerance; or from the model.
+    """
+    if not fields:
+        raise ValueError("expected at least one field with a table to truncate: found none")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance {tolerance}: expected an AUC difference of 0 or more, such as {TOLERANCE}")
+    plans = _plans(fields, ranks)
+    with _bar(1 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)) as advance:
+        whole = model({})
+        advance()
+        curves = []
+        for plan in plans:
+            points = []
+            for rank in plan.ranks:
+                if plan.changes(rank):
+                    points.append(_point(rank, model(plan.projections(rank)), whole))
+                    advance()
+                else:
+                    points.append(_point(rank, whole, whole))
+            curves.append(Curve(plan.curve, plan.field, points, needed(points, tolerance)))
+    return Truncation(label, split, len(whole.label_n), whole.auc, tolerance, curves)
+
+
+def placed(score_n: Tensor, label_n: np.ndarray, source: str) -> Placements:
+    """Placements of scores (n,) and labels (n,) from `source`.
+
+    Raises:
+        ValueError: no AUC can be computed.
+    """
+    try:
+        return placements(score_n.numpy(), label_n)
+    except ValueError as error:
+        raise ValueError(f"{source}: the AUC cannot be computed: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is truncated for a curve."""
+
+    curve: str
+    field: str | None
+    members: Sequence[Directions]
+    ranks: list[int]
+
+    def changes(self, rank: int) -> bool:
+        """Whether any table is another one at this rank."""
+        return any(rank < member.full_rank(self.curve == EACH_SET) for member in self.members)
+
+    def projections(self, rank: int) -> Projections:
+        """Of the tables that are others at this rank."""
+        each_set = self.curve == EACH_SET
+        changed = [member for member in self.members if rank < member.full_rank(each_set)]
+        return {member.field: member.projection(rank, each_set) for member in changed}
+
+
+def _plans(fields: Sequence[Directions], ranks: Sequence[int] | None) -> list[_Plan]:
+    widest = max(member.columns for member in fields)
+    plans = [_Plan(ALL_FIELDS, None, fields, ranks_of(widest, ranks))]
+    if any(member.num_sets > 1 for member in fields):
+        of_a_set = max(member.columns // member.num_sets for member in fields)
+        plans.append(_Plan(EACH_SET, None, fields, ranks_of(of_a_set, ranks)))
+    return plans + [_Plan(FIELD, member.field, [member], ranks_of(member.columns, ranks)) for member in fields]
+
+
+def _point(rank: int, found: Placements, whole: Placements) -> Point:
+    if min(len(whole.positive_m), len(whole.negative_k)) < 2:
+        return Point(rank, found.auc, found.auc - whole.auc, None, None)
+    change, variance = auc_contrast((1, -1), (found, whole))
+    interval = Interval(change, math.sqrt(variance))
+    return Point(rank, found.auc, change, interval.low, interval.high)
+
+
+@contextmanager
+def _bar(points: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, if a person watches; what it gives is called after every point."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("truncating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("", total=points)
+        yield lambda: bars.advance(task)
