@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.diagnose import functional, scoring_function
+from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.functional import sampled, truncate_run
 from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables, truncated
 from recsys_collapse.diagnose.truncate import Curve, Directions, Point, Truncation, needed, ranks_of
@@ -32,13 +33,6 @@ from tests.predicting import clicks_run
 
 CARDINALITIES = [3, 40, 17]  # of the first, fewer rows than columns
 ROWS = 400
-
-
-@dataclass
-class Table:
-    name: str
-    parts: list[tuple[str, slice]]
-    num_sets: int
 
 
 def made_up(backbone: Backbone, **trainer: Any) -> LoadedRun:
@@ -127,7 +121,9 @@ def test_the_last_point_is_the_plain_model(run: LoadedRun) -> None:
             for x in run.store.ids[row_n].split(128)
         ]
     )
-    assert truncate_run(run, "it", ranks=[3]).auc == roc_auc_score(run.store.labels[row_n], logit_n)
+    assert truncate_run(run, "it", ranks=[3]).auc == pytest.approx(
+        roc_auc_score(run.store.labels[row_n], logit_n), abs=1e-12
+    )
 
 
 def test_a_field_has_its_full_rank_with_as_many_directions_as_rows() -> None:
@@ -169,7 +165,7 @@ def planted(important: int, generator: torch.Generator) -> Truncation:
     def score(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return tensors["table"] @ v_CC[:, important], label_n
 
-    return truncate_tables([Table("it", [("table", slice(0, 3000))], 1)], {"table": table_DC}, score, "planted")
+    return truncate_tables([FieldTable("it", [("table", slice(0, 3000))], 1)], {"table": table_DC}, score, "planted")
 
 
 def test_one_direction_is_enough_where_the_label_hangs_on_the_leading_one() -> None:
@@ -187,10 +183,10 @@ def test_a_direction_without_energy_can_hold_all_that_matters() -> None:
     assert all_fields.points[1].high is not None and all_fields.points[1].high < -0.4
 
 
-def tables_of(run: LoadedRun) -> list[Table]:
+def tables_of(run: LoadedRun) -> list[FieldTable]:
     embedding = run.backbone.embedding
     return [
-        Table(name, [("embedding.weight", rows)], embedding.num_sets)
+        FieldTable(name, [("embedding.weight", rows)], embedding.num_sets)
         for name, rows in zip(run.store.fields, embedding.field_slices, strict=True)
     ]
 
@@ -214,12 +210,12 @@ def test_a_users_function_sees_the_same_tables_as_a_run(run: LoadedRun, monkeypa
     assert truncate_tables(tables_of(run), run.backbone.state_dict(), scored_by(run), "it") == own
     num_sets = run.backbone.embedding.num_sets
     sets = dict(zip(["set0", "set1"], run.backbone.embedding.weight.detach().chunk(num_sets, 1), strict=False))
-    split = [Table(table.name, [(name, table.parts[0][1]) for name in sets], num_sets) for table in tables_of(run)]
+    split = [FieldTable(table.name, [(name, table.parts[0][1]) for name in sets], num_sets) for table in tables_of(run)]
     assert truncate_tables(split, sets, scored_by(run), "it") == own
 
 
 def test_only_the_tensors_concerned_are_copied() -> None:
-    tables = [Table("a", [("x", slice(0, 4)), ("y", slice(3, 7))], 2), Table("b", [("z", slice(0, 9))], 1)]
+    tables = [FieldTable("a", [("x", slice(0, 4)), ("y", slice(3, 7))], 2), FieldTable("b", [("z", slice(0, 9))], 1)]
     tensors = {name: torch.randn(9, 2).to(torch.bfloat16) for name in "xyz"}
     before = copy.deepcopy(tensors)
     found = truncated(tables, tensors, {"a": torch.zeros(4, 4, dtype=torch.float64)})
@@ -300,12 +296,12 @@ def test_needed_is_where_the_loss_stays_small() -> None:
 
 
 def test_no_interval_with_a_single_row_of_a_class() -> None:
-    table = Table("it", [("x", slice(0, 4))], 1)
+    table = FieldTable("it", [("x", slice(0, 4))], 1)
     found = truncate_tables([table], {"x": torch.randn(4, 2)}, lambda t: (t["x"][:, 0], [0, 0, 1, 0]), "it")
     assert {(point.low, point.high) for curve in found.curves for point in curve.points} == {(None, None)}
 
 
-ONE = [Table("it", [("x", slice(0, 4))], 1)]
+ONE = [FieldTable("it", [("x", slice(0, 4))], 1)]
 X = torch.tensor([[1.0, 2], [3, 5], [5, -6], [-7, 8]])
 
 

@@ -80,10 +80,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and write the page; 0, or 2 if something cannot be used."""
-    options = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _act(options)
+        _act(options, words)
     except (ValueError, OSError) as error:
         print(f"recsys_collapse.diagnose: {error}", file=sys.stderr)
         return 2
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _act(options: argparse.Namespace) -> None:
+def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     from recsys_collapse.diagnose.diagnosis import Options, diagnose, read
     from recsys_collapse.diagnose.fields import read_cardinalities
     from recsys_collapse.diagnose.page import write_page
@@ -120,7 +121,7 @@ def _act(options: argparse.Namespace) -> None:
         seen = read_seen(options.counts, sizes)
     with _progress(total) as progress:
         diagnosis = diagnose(checkpoint, against, truncation, progress, seen)
-    diagnosis["made_by"] = _made_by()
+    diagnosis["made_by"] = _made_by(words)
     Console(width=None if sys.stdout.isatty() else 140).print(shown(diagnosis))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "diagnosis.json", diagnosis)
@@ -185,13 +186,13 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
         yield told
 
 
-def _made_by() -> dict[str, Any]:
+def _made_by(words: Sequence[str]) -> dict[str, Any]:
     """The command and the versions behind the numbers."""
     import torch
 
     from recsys_collapse import __version__
 
-    command = ["python -m recsys_collapse.diagnose", *map(shlex.quote, sys.argv[1:])]
+    command = ["python -m recsys_collapse.diagnose", *map(shlex.quote, words)]
     return {"command": " ".join(command), "recsys_collapse": __version__, "torch": torch.__version__}
 
 

@@ -33,6 +33,7 @@ def truncate_run(
     rows: int = ROWS,
     ranks: Sequence[int] | None = None,
     tolerance: float = TOLERANCE,
+    alone: Sequence[str] | None = None,
     accelerator: str = "auto",
 ) -> Truncation:
     """Curves of a run. Its table is not copied: what is looked up is projected, in float64, and then rounded.
@@ -46,6 +47,7 @@ def truncate_run(
         rows: this many of the split at most, evenly over it and always the same ones.
         ranks: None: 0, 1, 2, 4, 8, ... and all.
         tolerance: AUC that may be lost for a rank to suffice.
+        alone: fields with a curve of their own; None: every one.
         accelerator: `auto`, `cpu` or `cuda`.
 
     Raises:
@@ -66,7 +68,7 @@ def truncate_run(
             logits = [scorer.logits(id_BN) for id_BN in np.split(id_nN, range(size, len(id_nN), size))]
         return placed(torch.cat(logits), label_n, f"{run.run_dir}: rows of split {split}")
 
-    return truncate(fields, model, label=label, split=split, ranks=ranks, tolerance=tolerance)
+    return truncate(fields, model, label=label, split=split, ranks=ranks, tolerance=tolerance, alone=alone)
 
 
 def sampled(store: "Store", split: str, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,26 +8,18 @@ Shapes: B block of rows, M embedding sets, K columns of a set, C = M*K, n scored
 import importlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.truncate import TOLERANCE, Directions, Projections, Truncation, placed, truncate
 from recsys_collapse.spectrum.gram import field_moments
 from recsys_collapse.stats import Placements
 
 BLOCK_ROWS = 65_536  # in float64 at a time
-
-
-class FieldTable(Protocol):
-    """Where the table of a field lies in a checkpoint."""
-
-    name: str
-    parts: list[tuple[str, slice]]
-    """For every embedding set, the name of the tensor and the rows; one entry if a tensor has all sets side by side."""
-    num_sets: int
 
 
 Score = Callable[[dict[str, Tensor]], tuple[Any, Any]]
@@ -42,6 +34,7 @@ def truncate_tables(
     *,
     ranks: Sequence[int] | None = None,
     tolerance: float = TOLERANCE,
+    alone: Sequence[str] | None = None,
 ) -> Truncation:
     """Curves of the user's model: `score` is called once for every point.
 
@@ -53,6 +46,7 @@ def truncate_tables(
         label: of the checkpoint.
         ranks: None: 0, 1, 2, 4, 8, ... and all.
         tolerance: AUC that may be lost for a rank to suffice.
+        alone: fields with a curve of their own; None: every one.
 
     Raises:
         ValueError: an option is out of range, a table is not finite, or `score` fails or returns what it should not.
@@ -72,7 +66,7 @@ def truncate_tables(
             )
         return found
 
-    return truncate(fields, model, label=label, ranks=ranks, tolerance=tolerance)
+    return truncate(fields, model, label=label, ranks=ranks, tolerance=tolerance, alone=alone)
 
 
 def _rows(table: FieldTable) -> int:
@@ -87,15 +81,10 @@ def _blocks(table: FieldTable, tensors: Mapping[str, Tensor]) -> Iterator[list[T
         yield [tensors[name][rows.start + start : rows.start + stop] for name, rows in table.parts]
 
 
-@torch.no_grad()
 def table_gram(table: FieldTable, tensors: Mapping[str, Tensor]) -> Tensor:
     """E^T E (C, C) float64 of a field, all sets side by side."""
-    columns = sum(tensors[name].shape[1] for name, _ in table.parts)
-    gram_CC = torch.zeros(columns, columns, dtype=torch.float64)
-    for views in _blocks(table, tensors):
-        e_BC = torch.cat(views, dim=1)
-        gram_CC += field_moments(e_BC, [slice(0, len(e_BC))]).gram_NCC[0].cpu()
-    return gram_CC
+    rows = table.rows(tensors)
+    return field_moments(rows, [slice(0, len(rows))]).gram_NCC[0]
 
 
 @torch.no_grad()

@@ -144,8 +144,9 @@ def truncate(
     split: str | None = None,
     ranks: Sequence[int] | None = None,
     tolerance: float = TOLERANCE,
+    alone: Sequence[str] | None = None,
 ) -> Truncation:
-    """Curves of AUC over rank: of all fields at once, of each set (if a field has several), of every field alone.
+    """Curves of AUC over rank: of all fields at once, of each set (if a field has several), of single fields.
 
     The model is asked once for every point at which a table changes. A bar with the time left is on stderr, if that is
     a terminal.
@@ -157,15 +158,19 @@ def truncate(
         split: of the rows, if they are a run's.
         ranks: None: `default_ranks` of every curve.
         tolerance: AUC that may be lost for a rank to suffice.
+        alone: fields with a curve of their own; None: every one.
 
     Raises:
-        ValueError: no fields, bad ranks or tolerance; or from the model.
+        ValueError: no fields, bad ranks or tolerance, an unknown field; or from the model.
     """
     if not fields:
         raise ValueError("expected at least one field with a table to truncate: found none")
     if not tolerance >= 0:
         raise ValueError(f"tolerance {tolerance}: expected an AUC difference of 0 or more, such as {TOLERANCE}")
-    plans = _plans(fields, ranks)
+    known = [member.field for member in fields]
+    if unknown := sorted({*(known if alone is None else alone)} - {*known}):
+        raise ValueError(f"no field {', '.join(unknown)}; expected some of {', '.join(known)}")
+    plans = _plans(fields, ranks, known if alone is None else alone)
     with _bar(1 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)) as advance:
         whole = model({})
         advance()
@@ -214,13 +219,14 @@ class _Plan:
         return {member.field: member.projection(rank, each_set) for member in changed}
 
 
-def _plans(fields: Sequence[Directions], ranks: Sequence[int] | None) -> list[_Plan]:
+def _plans(fields: Sequence[Directions], ranks: Sequence[int] | None, alone: Sequence[str]) -> list[_Plan]:
     widest = max(member.columns for member in fields)
     plans = [_Plan(ALL_FIELDS, None, fields, ranks_of(widest, ranks))]
     if any(member.num_sets > 1 for member in fields):
         of_a_set = max(member.columns // member.num_sets for member in fields)
         plans.append(_Plan(EACH_SET, None, fields, ranks_of(of_a_set, ranks)))
-    return plans + [_Plan(FIELD, member.field, [member], ranks_of(member.columns, ranks)) for member in fields]
+    own = [member for member in fields if member.field in alone]
+    return plans + [_Plan(FIELD, member.field, [member], ranks_of(member.columns, ranks)) for member in own]
 
 
 def _point(rank: int, found: Placements, whole: Placements) -> Point:
