@@ -150,16 +150,17 @@ def test_a_model_that_begins_like_an_optimizer(tmp_path: Path) -> None:
 
 
 def test_a_choice_is_asked_for_and_made(tmp_path: Path) -> None:
-    towers = {"user": {"t.weight": torch.ones(2, 2)}, "item": {"deep": {"x.y": torch.ones(3), "z": torch.ones(4)}}}
+    towers = {"user": {"t.weight": torch.ones(2, 2)}, "item": {"deep": {"x": torch.ones(2), "x.y": torch.ones(3)}}}
     path = saved(tmp_path / "a", {**towers, "optimizer": OPTIMIZER, "epoch": 1})
     refused(path, "several places", "user (1 tensors)", "item (2 tensors)", "--state")
     same(read_weights(path, "user"), towers["user"])
     same(read_weights(path, "item.deep"), towers["item"]["deep"])
     same(read_weights(path, "user.t.weight"), {"tensor": torch.ones(2, 2)})
-    assert list(read_weights(path, "").tensors) == ["user.t.weight", "item.deep.x.y", "item.deep.z"]
+    assert list(read_weights(path, "").tensors) == ["user.t.weight", "item.deep.x", "item.deep.x.y"]
     assert read_weights(path, "optimizer.state.0").tensors.keys() == {"exp_avg"}
     refused(path, "has no 'usr'", "the top level holds epoch, item, optimizer, user", state="usr")
-    refused(path, "item.deep holds x.y, z", state="item.deep.x.z")
+    same(read_weights(path, "item.deep.x.y"), {"tensor": torch.ones(3)})
+    refused(path, "item.deep holds x, x.y", state="item.deep.z.x")
     refused(path, "'epoch' holds no tensor", state="epoch")
 
 
@@ -173,6 +174,7 @@ def test_no_weights_in_safetensors(tmp_path: Path) -> None:
     refused(tmp_path / "a", "no tensor")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_other_kinds_of_tensors_are_kept(tmp_path: Path) -> None:
     content = {
         "sparse": TABLE_DK.to_sparse(),
@@ -258,11 +260,25 @@ def test_a_whole_module(tmp_path: Path, wrap: Callable[[Model], Any]) -> None:
     assert list(tables) == ["0.weight", "1.weight"]
 
 
+class Noisy:
+    """Says when one is made."""
+
+    made = 0
+
+    def __new__(cls) -> "Noisy":
+        Noisy.made += 1
+        return super().__new__(cls)
+
+
 def test_what_other_code_has_declared_safe_is_not_made(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a", {"x": Config(a=1), "state_dict": STATE})
-    with torch.serialization.safe_globals([Config]):
-        refused(path, "test_diagnose_weights.Config")
-        assert Config in torch.serialization.get_safe_globals()
+    path = saved(tmp_path / "a", {"x": Noisy(), "state_dict": STATE})
+    name = f"{Noisy.__module__}.Noisy"
+    before, Noisy.made = Noisy.made, 0
+    assert before == 1
+    with torch.serialization.safe_globals([Noisy, *((type("Noisy", (Noisy,), {}), name) for _ in range(20))]):
+        refused(path, name)
+        same(read_weights(path, skip_objects=True), STATE)
+        assert Noisy.made == 0 and Noisy in torch.serialization.get_safe_globals()
 
 
 class Call:
@@ -416,6 +432,25 @@ def test_several_files_in_one(tmp_path: Path) -> None:
     one = saved(tmp_path / "a", STATE).read_bytes()
     (tmp_path / "b").write_bytes(one + saved(tmp_path / "c", {"x": torch.ones(2)}).read_bytes())
     refused(tmp_path / "b", "several files in one", "dcp_to_torch")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_torch_does_not_write(tmp_path: Path) -> None:
+    with zipfile.ZipFile(saved(tmp_path / "a", {"w": TABLE_DK})) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for packing, repeated, word in ((zipfile.ZIP_DEFLATED, 1, "compressed"), (zipfile.ZIP_STORED, 2, "same name")):
+        with zipfile.ZipFile(tmp_path / "b", "w", packing) as archive:
+            for name, content in [*parts.items()] * repeated:
+                archive.writestr(name, content)
+        refused(tmp_path / "b", word)
+    path = zipped(tmp_path / "c", parts["a/data.pkl"], **{"data/0": TABLE_DK.numpy().tobytes()})
+    whole = path.read_bytes()
+    same(read_weights(path), {"w": TABLE_DK})
+    path.write_bytes(whole.replace(b"a/data/0", b"a/data/1", 1))  # in the header before the content only
+    refused(path, "damaged", "differ")
+    behind = whole.rindex(b"a/data/0") - 46  # where the archive's list of contents has it
+    path.write_bytes(whole[: behind + 20] + struct.pack("<II", 2**31, 2**31) + whole[behind + 28 :])
+    refused(path, "ends outside")
 
 
 def test_the_other_order_of_bytes(tmp_path: Path) -> None:
