@@ -22,7 +22,7 @@ from recsys_collapse.diagnose import functional, scoring_function
 from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.functional import sampled, truncate_run
 from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables, truncated
-from recsys_collapse.diagnose.truncate import Curve, Directions, Point, Truncation, needed, ranks_of
+from recsys_collapse.diagnose.truncate import Curve, Directions, Point, Truncation, needed, placed, ranks_of
 from recsys_collapse.load import LoadedRun, load_run
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.model.dcnv2 import DCNv2
@@ -113,17 +113,17 @@ def test_every_point_is_that_of_tables_truncated_by_svd(run: LoadedRun) -> None:
     assert not embedding._forward_hooks
 
 
-def test_the_last_point_is_the_plain_model(run: LoadedRun) -> None:
-    row_n = run.store.splits["valid"]
-    logit_n = torch.cat(
-        [
-            Scorer(run.backbone, torch.device("cpu"), "32-true").logits(x.numpy())
-            for x in run.store.ids[row_n].split(128)
-        ]
-    )
-    assert truncate_run(run, "it", ranks=[3]).auc == pytest.approx(
-        roc_auc_score(run.store.labels[row_n], logit_n), abs=1e-12
-    )
+def test_the_whole_model_is_the_plain_one_to_the_last_bit(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    row_n, seen = run.store.splits["valid"], []
+    with torch.inference_mode():
+        plain_n = torch.cat([run.backbone(x) for x in run.store.ids[row_n].split(128)])
+    logits = Scorer.logits
+    monkeypatch.setattr(Scorer, "logits", lambda self, ids: seen.append(logits(self, ids)) or seen[-1])
+    found = truncate_run(run, "it", ranks=[2, 100])
+    assert torch.equal(torch.cat(seen[:4]), plain_n) and not torch.equal(torch.cat(seen[4:8]), plain_n)
+    assert found.auc == pytest.approx(roc_auc_score(run.store.labels[row_n], plain_n), abs=1e-14)
+    assert {(curve.points[-1].auc, curve.points[-1].change) for curve in found.curves} == {(found.auc, 0.0)}
+    assert torch.equal(run.backbone(run.store.ids[row_n[:128]]), plain_n[:128])
 
 
 def test_a_field_has_its_full_rank_with_as_many_directions_as_rows() -> None:
@@ -279,6 +279,16 @@ def test_a_bar_if_a_person_watches(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(sys, "stderr", Terminal())
     truncate_run(made_up(dcnv2(1, 8)), "it", ranks=[1])
     assert "truncating" in sys.stderr.getvalue() and "5/5" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_scores_that_are_one_up_to_rounding_are_ties(kind: torch.dtype) -> None:
+    eps = min(torch.finfo(kind).eps, torch.finfo(torch.float32).eps)
+    label_n = np.array([0, 1, 0, 1])
+    for steps, auc in {1: 0.5, 100: 1.0 if kind != torch.bfloat16 else 0.5}.items():
+        score_n = (-4 + 8 * steps * eps * torch.from_numpy(label_n).double()).to(kind)
+        assert placed(score_n, label_n, "it").auc == auc
+    assert placed(torch.tensor([0, 1e-30, 0, 1e-30]).to(kind), label_n, "it").auc == 1
 
 
 def test_ranks() -> None:

@@ -103,7 +103,7 @@ def truncated(
 
 
 def _called(score: Score, tensors: dict[str, Tensor], source: str) -> tuple[Tensor, np.ndarray]:
-    """Scores (n,) float64 and labels (n,) that the user's function returns.
+    """Scores (n,) and labels (n,) that the user's function returns.
 
     Raises:
         ValueError: it raises, or returns something else.
@@ -120,11 +120,11 @@ def _called(score: Score, tensors: dict[str, Tensor], source: str) -> tuple[Tens
     score_n, label_n = (
         _vector(value, f"{source}: its {of}") for value, of in zip(returned, ("scores", "labels"), strict=True)
     )
-    return score_n, label_n.numpy()
+    return score_n, label_n.double().numpy()
 
 
 def _vector(value: Any, source: str) -> Tensor:
-    """Numbers of any kind as a vector (n,) float64 on the CPU.
+    """Numbers of any kind as a vector (n,) on the CPU, of their own type if it is a floating one, else float64.
 
     Raises:
         ValueError: they are not such.
@@ -137,7 +137,7 @@ def _vector(value: Any, source: str) -> Tensor:
         raise ValueError(
             f"{source} are of shape {tuple(vector.shape)} and {vector.dtype}: expected one real number per row, (n,)"
         )
-    return vector.double()
+    return vector if vector.is_floating_point() else vector.double()
 
 
 def load_score(target: str) -> Score:

@@ -108,19 +108,16 @@ def directions(gram: Tensor) -> Tensor:
     return torch.linalg.eigh(gram).eigenvectors.flip(-1)
 
 
-def default_ranks(columns: int) -> list[int]:
-    """0 (the field is removed), 1, 2, 4, 8, ... below C, and C (nothing is changed)."""
-    return [0, *(1 << i for i in range(columns.bit_length()) if 1 << i < columns), columns]
-
-
 def ranks_of(columns: int, ranks: Sequence[int] | None) -> list[int]:
-    """The ranks to measure, ascending, C always among them; those above C mean C. None: `default_ranks`.
+    """The ranks to measure, ascending; those above C mean C, which is always among them: there, nothing is changed.
+
+    None: 0 (the field is removed), 1, 2, 4, 8, ... below C, and C.
 
     Raises:
         ValueError: none is given, or one is negative.
     """
     if ranks is None:
-        return default_ranks(columns)
+        return [0, *(1 << i for i in range(columns.bit_length()) if 1 << i < columns), columns]
     if not ranks or min(ranks) < 0:
         raise ValueError(f"ranks {[*ranks]}: expected one or more integers of 0 or more, such as 0 1 2 4 8")
     return sorted({*(min(rank, columns) for rank in ranks), columns})
@@ -156,7 +153,7 @@ def truncate(
         model: gives the placements of its scores.
         label: of the model, such as `epoch 3`.
         split: of the rows, if they are a run's.
-        ranks: None: `default_ranks` of every curve.
+        ranks: as `ranks_of` takes them, for every curve.
         tolerance: AUC that may be lost for a rank to suffice.
         alone: fields with a curve of their own; None: every one.
 
@@ -190,9 +187,16 @@ def truncate(
 def placed(score_n: Tensor, label_n: np.ndarray, source: str) -> Placements:
     """Placements of scores (n,) and labels (n,) from `source`.
 
+    Where all scores are one up to rounding (every field is removed, and the last bits hang on the place in a batch),
+    they are one, and the AUC is 0.5.
+
     Raises:
         ValueError: no AUC can be computed.
     """
+    rounding = 16 * min(torch.finfo(score_n.dtype).eps, torch.finfo(torch.float32).eps)
+    score_n = score_n.double()
+    if len(score_n) and score_n.max() - score_n.min() <= rounding * score_n.abs().max():
+        score_n = torch.zeros_like(score_n)
     try:
         return placements(score_n.numpy(), label_n)
     except ValueError as error:
