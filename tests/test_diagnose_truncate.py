@@ -19,10 +19,11 @@ from torch import Tensor
 
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.diagnose import functional, scoring_function
+from recsys_collapse.diagnose.curves import Curve, Point, Truncation, needed
 from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.functional import sampled, truncate_run
 from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables, truncated
-from recsys_collapse.diagnose.truncate import Curve, Directions, Point, Truncation, needed, placed, ranks_of
+from recsys_collapse.diagnose.truncate import Directions, placed, ranks_of
 from recsys_collapse.load import LoadedRun, load_run
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.model.dcnv2 import DCNv2

@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _act(options, words)
     except (ValueError, OSError) as error:
-        print(f"recsys_collapse.diagnose: {error}", file=sys.stderr)
+        lines = str(error).splitlines()  # in which names stand that anybody may have chosen
+        shown = ("".join(char if char.isprintable() else "?" for char in line) for line in lines)
+        print("recsys_collapse.diagnose:", *shown, sep="\n" if len(lines) > 1 else " ", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

@@ -4,6 +4,7 @@ No advice is given that this checkpoint's own numbers do not call for, and none 
 it was seen, and how sure it is.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,9 +39,14 @@ EVERY_ROW = (
     "initialisation, which lifts the small singular values and hides a collapse."
 )
 SEEN_ROWS = "Only rows that training has seen count, each once, however often it was seen."
+ENERGY_ONLY = (
+    "99% of the squared entries are kept. That says nothing of the AUC: dimensions of little energy may matter. "
+    "Measure it with --run or --score before you cut."
+)
 NOT_RETRAINED = (
     "Truncation is measured without retraining, on the rows that are named: a smaller table that is trained may lose "
-    "less. Its directions are those of all rows of a table, each counted once."
+    "less. Its directions are those of all rows of a table, each counted once. A rank that is needed is that of the "
+    "estimates; where their intervals are wider than the tolerance, other rows or another seed give another rank."
 )
 
 
@@ -91,49 +97,52 @@ def paper_evidence() -> str:
 
 
 def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, Any] | None) -> Advice | None:
-    """Fields that keep 99% of their energy in a rank r at which factors (D, r) and (r, C) are smaller than they."""
-    needed = {
-        curve["field"]: curve["needed"]
-        for curve in (truncation or {}).get("curves", ())
-        if curve["curve"] == "field" and curve["needed"] is not None
-    }
-    saved: dict[str, tuple[int, int]] = {}
+    """Fields that are enough in a rank r at which the factors (D, r) and (r, C) are smaller than the table."""
+    curves = {curve["field"]: curve for curve in (truncation or {}).get("curves", ()) if curve["curve"] == "field"}
+    saved: dict[str, tuple[int, str]] = {}
     for one in records:
-        rank = needed.get(one.field, one.k99)
+        rank = curves[one.field]["needed"] if one.field in curves else one.k99
         if rank is None or one.verdict == "all zero":
             continue
-        size = one.bytes // (one.rows * one.columns)
         rank = max(1, int(rank))
-        fewer = one.bytes - rank * (one.rows + one.columns) * size
+        fewer = one.bytes - rank * (one.rows + one.columns) * (one.bytes // (one.rows * one.columns))
         if fewer > 0 and rank < one.columns:
-            saved[one.field] = (fewer, rank)
-    total = sum(fewer for fewer, _ in saved.values())
-    if total < WORTH_SAYING * sum(one.bytes for one in records) or not total:
+            saved[one.field] = fewer, f"{one.field} {one.columns} to {rank}"
+    total, bytes_now = sum(fewer for fewer, _ in saved.values()), sum(one.bytes for one in records)
+    if total <= WORTH_SAYING * bytes_now:
         return None
     largest = sorted(saved, key=lambda field: -saved[field][0])
-    columns = {one.field: one.columns for one in records}
-    some = ", ".join(f"{field} {columns[field]} to {saved[field][1]}" for field in largest[:5])
-    if measured := [field for field in largest if field in needed]:
-        evidence = (
-            f"Measured for {len(measured)} of {len(saved)} fields on {truncation['rows'] if truncation else 0:,} rows, "
-            f"each alone and without retraining: at that rank the AUC loses at most "
-            f"{truncation['tolerance'] if truncation else 0}; for others, 99% of the squared entries are kept. "
-            "What is lost when all fields are cut at once shows the curve of all fields."
-        )
-    else:
-        evidence = (
-            "99% of the squared entries are kept. That says nothing of the AUC: dimensions of little energy may "
-            "matter. Measure it with --run or --score before you cut."
-        )
+    some = ", ".join(saved[field][1] for field in largest[:5]) + " ..." * (len(largest) > 5)
     return Advice(
         "Fewer dimensions where the spectrum ends early",
-        f"A table (D, C) of rank r is a product of (D, r) and (r, C): {some}"
-        f"{' ...' if len(saved) > 5 else ''}. Together that is {total / 1e6:,.1f} MB of "
-        f"{sum(one.bytes for one in records) / 1e6:,.1f} MB.",
-        evidence,
+        f"A table (D, C) of rank r is a product of (D, r) and (r, C): {some}. Together that is {total / 1e6:,.1f} MB "
+        f"of {bytes_now / 1e6:,.1f} MB. Cut a few fields, train again, and compare.",
+        _evidence_of(truncation, curves, largest) if truncation and curves else ENERGY_ONLY,
         largest,
         total,
     )
+
+
+def _evidence_of(truncation: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]], fields: Sequence[str]) -> str:
+    """How sure it is that these fields need no more."""
+    measured = [field for field in fields if field in curves]
+    points = [
+        point
+        for field in measured
+        for point in curves[field]["points"]
+        if point["rank"] == curves[field]["needed"] and point["low"] is not None
+    ]
+    width = statistics.median((point["high"] - point["low"]) / 2 for point in points) if points else None
+    found = (
+        f"Measured for {len(measured)} of {len(fields)} fields on {truncation['rows']:,} rows, each alone and without "
+        f"retraining: at that rank the AUC loses at most {truncation['tolerance']:g}"
+        + ("" if width is None else f", known to about ±{width:.4f}")
+        + ("." if len(measured) == len(fields) else "; of the others, 99% of the squared entries are kept.")
+    )
+    if together := truncation.get("together"):
+        interval = "" if together["low"] is None else f" [{together['low']:+.4f}, {together['high']:+.4f}]"
+        found += f" All fields at once, each at the rank that it needs alone: {together['change']:+.4f}{interval}."
+    return found
 
 
 def _shared_mean(records: Sequence[FieldRecord]) -> Advice | None:

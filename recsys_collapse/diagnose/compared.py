@@ -61,6 +61,7 @@ def truncation(models: Sequence[Mapping[str, Any]], index: Mapping[str, int]) ->
             element("bdi", model.get("label") or "?"),
             f": AUC {number(model.get('auc'), 5)} on {count(model.get('rows'))} ",
             f"{model['split']} rows" if model.get("split") else "rows",
+            together_text(model.get("together")),
         )
         for model in models
     ]
@@ -83,6 +84,14 @@ def truncation(models: Sequence[Mapping[str, Any]], index: Mapping[str, int]) ->
         chart("truncation-field-chart"),
         needed_table(models, index),
     )
+
+
+def together_text(together: Mapping[str, Any] | None) -> str:
+    """What all fields at the ranks that they need alone lose together."""
+    if together is None:
+        return ""
+    interval = "" if together["low"] is None else f" [{together['low']:+.4f}, {together['high']:+.4f}]"
+    return f"; every field at the rank that it needs alone, all at once: {together['change']:+.4f}{interval}"
 
 
 def needed_table(models: Sequence[Mapping[str, Any]], index: Mapping[str, int]) -> Html:

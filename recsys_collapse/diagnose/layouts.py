@@ -64,6 +64,8 @@ def why_unusable(tensor: Tensor) -> str | None:
         return f"{str(tensor.dtype).removeprefix('torch.')}: not floating-point numbers"
     if tensor.ndim != 2:
         return f"{tensor.ndim} dimensions; a table has two"
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        return "its rows are one and the same piece of the file"
     if tensor.shape[1] == 1:
         return "one column: a first-order weight, or the projection of a number"
     if tensor.shape[0] < 2:

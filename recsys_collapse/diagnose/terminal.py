@@ -1,6 +1,6 @@
 """A diagnosis in the terminal: the ranked table of fields, and what to try."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -23,20 +23,22 @@ def shown(diagnosis: Mapping[str, Any]) -> RenderableType:
     """All that is printed of a diagnosis."""
     parts: list[RenderableType] = [field_table(diagnosis), Text(diagnosis["summary"]["text"])]
     for one in diagnosis["left_out"]:
-        parts.append(Text(f"left out: {one['name']} {tuple(one['shape'])}: {one['why']}", style="dim"))
+        line = f"left out: {printable(one['name'])} {tuple(one['shape'])}: {one['why']}"
+        parts.append(Text.from_markup(line, style="dim"))
     if diagnosis["against"]:
         parts.append(change_table(diagnosis))
     if diagnosis["truncation"]:
-        parts.append(truncation_table(diagnosis["truncation"]))
+        parts += map(truncation_table, diagnosis["truncation"])
     for one in diagnosis["advice"]:
-        parts.append(Text.assemble("\n", (one["title"], "bold"), f"\n{one['text']}\n", (one["evidence"], "dim")))
+        title, text, evidence = (printable(one[key]) for key in ("title", "text", "evidence"))
+        parts.append(Text.from_markup(f"\n[bold]{title}[/]\n{text}\n[dim]{evidence}[/]"))
     return Group(*parts)
 
 
 def field_table(diagnosis: Mapping[str, Any]) -> Table:
     """A row per field, the most collapsed first."""
     checkpoint, fields = diagnosis["checkpoint"], diagnosis["fields"]
-    title = escape(f"{checkpoint['label']} ({checkpoint['layout']}, {checkpoint['bytes'] / 1e6:,.1f} MB)")
+    title = printable(f"{checkpoint['label']} ({checkpoint['layout']}, {checkpoint['bytes'] / 1e6:,.1f} MB)")
     names = ("field", "D", "K", "IA", "IA /\nrandom", "without\nmean", "effective\nrank", "first σ,\nenergy", "verdict")
     table = Table(*names, title=title, title_justify="left")
     for column in table.columns[1:-1]:
@@ -44,7 +46,7 @@ def field_table(diagnosis: Mapping[str, Any]) -> Table:
     for one in fields[:MOST_FIELDS]:
         size = str(one["columns"]) if one["num_sets"] == 1 else f"{one['num_sets']}x{one['columns'] // one['num_sets']}"
         table.add_row(
-            escape(one["field"]),
+            printable(one["field"]),
             f"{one['rows']:,}" if one["seen_rows"] is None else f"{one['seen_rows']:,} of {one['rows']:,}",
             size,
             _number(one["information_abundance"], ".2f"),
@@ -62,30 +64,38 @@ def field_table(diagnosis: Mapping[str, Any]) -> Table:
 def change_table(diagnosis: Mapping[str, Any]) -> Table:
     """IA / random of the fields over checkpoints, the last one being that of the diagnosis."""
     others = diagnosis["against"]
-    table = Table("field", *(escape(one["label"]) for one in others), escape(diagnosis["checkpoint"]["label"]))
+    table = Table("field", *(printable(one["label"]) for one in others), printable(diagnosis["checkpoint"]["label"]))
     table.title, table.title_justify = "IA / random over checkpoints", "left"
     for column in table.columns[1:]:
         column.justify = "right"
     for field in diagnosis["fields"][:MOST_FIELDS]:
         values = [one["fields"].get(field["field"], {}).get("relative") for one in others]
-        table.add_row(escape(field["field"]), *(_number(value, ".3f") for value in [*values, field["relative"]]))
+        table.add_row(printable(field["field"]), *(_number(value, ".3f") for value in [*values, field["relative"]]))
     return table
 
 
-def truncation_table(models: Sequence[Mapping[str, Any]]) -> Table:
-    """AUC after truncation to rank r: a row per curve of all fields, and the ranks that single fields need."""
-    ranks = sorted({point["rank"] for model in models for curve in model["curves"] for point in curve["points"]})
-    table = Table("model", "truncated", *(f"r={rank}" for rank in ranks[:MOST_POINTS]), "needed")
-    table.title = f"AUC after truncation, on {models[0]['rows']:,} rows, without retraining"
-    table.title_justify = "left"
-    table.caption = f"needed: the rank from which on the AUC loses at most {models[0]['tolerance']}"
-    for model in models:
-        for curve in model["curves"]:
-            by_rank = {point["rank"]: point["auc"] for point in curve["points"]}
-            name = curve["field"] or curve["curve"]
-            values = [_number(by_rank.get(rank), ".5f") for rank in ranks[:MOST_POINTS]]
-            table.add_row(escape(model["label"]), escape(name), *values, _number(curve["needed"], "d"))
+def truncation_table(model: Mapping[str, Any]) -> Table:
+    """AUC of a model after truncation to rank r, a row per curve."""
+    ranks = sorted({point["rank"] for curve in model["curves"] for point in curve["points"]})[:MOST_POINTS]
+    table = Table("truncated", *(f"r={rank}" for rank in ranks), "needed")
+    where = f" {model['split']}" if model["split"] else ""
+    table.title = printable(f"{model['label']}: AUC after truncation, on {model['rows']:,}{where} rows")
+    table.title_justify, table.caption_justify = "left", "left"
+    table.caption = f"needed: the rank from which on the AUC loses at most {model['tolerance']:g}"
+    if together := model["together"]:
+        table.caption += f"; all fields at once at these ranks: {together['change']:+.5f}"
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for curve in model["curves"][:MOST_FIELDS]:
+        by_rank = {point["rank"]: point["auc"] for point in curve["points"]}
+        values = [_number(by_rank.get(rank), ".5f") for rank in ranks]
+        table.add_row(printable(curve["field"] or curve["curve"]), *values, _number(curve["needed"], "d"))
     return table
+
+
+def printable(text: str) -> str:
+    """A name that anybody may have chosen, without what moves a terminal's cursor and without rich's markup."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 def _number(value: float | None, form: str) -> str:

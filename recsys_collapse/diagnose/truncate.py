@@ -7,7 +7,6 @@ outside: a function from projections to the placements of its scores (`functiona
 Shapes: N fields, D rows of a field, M embedding sets, K columns of a set, C = M*K columns of all sets side by side.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_collapse.diagnose.curves import Curve, Together, Truncation, needed, point
 from recsys_collapse.spectrum.gram import set_grams
-from recsys_collapse.stats import Interval, Placements, auc_contrast, placements
+from recsys_collapse.stats import Placements, placements
 
 TOLERANCE = 0.001
 ALL_FIELDS, EACH_SET, FIELD = "all fields", "each set", "field"
@@ -27,46 +27,6 @@ Projections = dict[str, Tensor]
 """By field, P (C, C) float64, symmetric: its table E is to be E P. Fields that are not in it stay as they are."""
 Model = Callable[[Projections], Placements]
 """A model on some rows: always the same rows, in the same order."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """The AUC at one rank; `change` is that minus the AUC of the whole model, on the same rows.
-
-    `low` and `high` are its 95% interval over other rows (DeLong), None where a class has fewer than two rows.
-    """
-
-    rank: int
-    auc: float
-    change: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """AUC over rank; the last point is the whole model, with change 0.
-
-    `needed` is the smallest measured rank from which on, there and at every larger one, at most the tolerance is lost
-    (the estimate, not its interval). There always is one, as the last point loses nothing.
-    """
-
-    curve: str
-    field: str | None
-    points: list[Point]
-    needed: int
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """All curves of one model: `dataclasses.asdict` of it is an entry of `truncation` in the JSON."""
-
-    label: str
-    split: str | None
-    rows: int
-    auc: float
-    tolerance: float
-    curves: list[Curve]
 
 
 class Directions:
@@ -123,16 +83,6 @@ def ranks_of(columns: int, ranks: Sequence[int] | None) -> list[int]:
     return sorted({*(min(rank, columns) for rank in ranks), columns})
 
 
-def needed(points: Sequence[Point], tolerance: float) -> int:
-    """`Curve.needed` of points in ascending rank, the last of which loses nothing."""
-    found = points[-1].rank
-    for point in reversed(points):
-        if point.change < -tolerance:
-            break
-        found = point.rank
-    return found
-
-
 def truncate(
     fields: Sequence[Directions],
     model: Model,
@@ -168,7 +118,7 @@ def truncate(
     if unknown := sorted({*(known if alone is None else alone)} - {*known}):
         raise ValueError(f"no field {', '.join(unknown)}; expected some of {', '.join(known)}")
     plans = _plans(fields, ranks, known if alone is None else alone)
-    with _bar(1 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)) as advance:
+    with _bar(2 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)) as advance:
         whole = model({})
         advance()
         curves = []
@@ -176,12 +126,26 @@ def truncate(
             points = []
             for rank in plan.ranks:
                 if plan.changes(rank):
-                    points.append(_point(rank, model(plan.projections(rank)), whole))
+                    points.append(point(rank, model(plan.projections(rank)), whole))
                     advance()
                 else:
-                    points.append(_point(rank, whole, whole))
+                    points.append(point(rank, whole, whole))
             curves.append(Curve(plan.curve, plan.field, points, needed(points, tolerance)))
-    return Truncation(label, split, len(whole.label_n), whole.auc, tolerance, curves)
+        together = _together(fields, curves, model, whole)
+        advance()
+    return Truncation(label, split, len(whole.label_n), whole.auc, tolerance, curves, together)
+
+
+def _together(
+    fields: Sequence[Directions], curves: Sequence[Curve], model: Model, whole: Placements
+) -> Together | None:
+    ranks = {curve.field: curve.needed for curve in curves if curve.field is not None}
+    if ranks.keys() != {member.field for member in fields}:
+        return None
+    changed = [member for member in fields if ranks[member.field] < member.full_rank(each_set=False)]
+    projections = {member.field: member.projection(ranks[member.field], each_set=False) for member in changed}
+    found = point(0, model(projections) if projections else whole, whole)
+    return Together(ranks, found.auc, found.change, found.low, found.high)
 
 
 def placed(score_n: Tensor, label_n: np.ndarray, source: str) -> Placements:
@@ -231,14 +195,6 @@ def _plans(fields: Sequence[Directions], ranks: Sequence[int] | None, alone: Seq
         plans.append(_Plan(EACH_SET, None, fields, ranks_of(of_a_set, ranks)))
     own = [member for member in fields if member.field in alone]
     return plans + [_Plan(FIELD, member.field, [member], ranks_of(member.columns, ranks)) for member in own]
-
-
-def _point(rank: int, found: Placements, whole: Placements) -> Point:
-    if min(len(whole.positive_m), len(whole.negative_k)) < 2:
-        return Point(rank, found.auc, found.auc - whole.auc, None, None)
-    change, variance = auc_contrast((1, -1), (found, whole))
-    interval = Interval(change, math.sqrt(variance))
-    return Point(rank, found.auc, change, interval.low, interval.high)
 
 
 @contextmanager

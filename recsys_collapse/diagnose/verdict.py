@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 SPREAD, PARTLY, STRONGLY = 0.75, 0.5, 0.25
+MEAN = 0.1  # what taking the mean row off must add, for the mean to be named as the reason
 FEWEST_ROWS = 4  # with three, a random table alone has any spectrum
 WORDS = {
     "strongly collapsed": f"information abundance below {STRONGLY} of that of random tables of the same shape",
     "collapsed": f"below {PARTLY}",
     "partly collapsed": f"below {SPREAD}",
-    "shared mean": f"below {SPREAD} only because of a mean that all rows share; without it, at least {SPREAD}",
+    "shared mean": f"below {SPREAD} because of a mean that all rows share; at least {SPREAD} and {MEAN} more without",
     "spread out": f"at least {SPREAD}",
     "few rows": f"fewer than {FEWEST_ROWS} rows: nothing can be said",
     "all zero": "every entry is 0",
@@ -53,7 +54,7 @@ def verdict(numbers: Numbers, finite: bool = True) -> tuple[str, str]:
     if numbers.rows < FEWEST_ROWS:
         return "few rows", f"{numbers.rows} rows: a random table of this shape can have any such spectrum."
     word = _word(numbers.relative)
-    if word in COLLAPSED and numbers.centred_relative >= SPREAD:
+    if word in COLLAPSED and numbers.centred_relative >= max(SPREAD, numbers.relative + MEAN):
         word = "shared mean"
     return word, " ".join(_sentences(numbers))
 
@@ -74,7 +75,7 @@ def _sentences(numbers: Numbers) -> list[str]:
         f"The first of {size} singular values holds {numbers.first_energy:.0%} of the energy, "
         f"{numbers.k99:.0f} hold 99%.",
     ]
-    if numbers.centred_relative - numbers.relative > 0.1:
+    if numbers.centred_relative >= numbers.relative + MEAN:
         found.append(f"Part of it is a mean that all rows share: without it {numbers.centred_relative:.0%}.")
     if numbers.rows <= numbers.columns:
         found.append(f"With {numbers.rows} rows it has at most {numbers.rows} dimensions, however many columns.")
