@@ -200,7 +200,8 @@ def scored_by(run: LoadedRun) -> Callable[[dict[str, Tensor]], tuple[Any, Any]]:
         sets = [tensors[name] for name in sorted(tensors) if name.startswith("set")]
         model.load_state_dict({"embedding.weight": torch.cat(sets, 1)} if sets else tensors, strict=False)
         row_n = run.store.splits["valid"]
-        return model(run.store.ids[row_n]), run.store.labels[row_n]
+        logit_n = torch.cat([model(x) for x in run.store.ids[row_n].split(128)])  # as the run is scored
+        return logit_n, run.store.labels[row_n]
 
     return score
 
