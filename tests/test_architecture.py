@@ -56,6 +56,9 @@ ALLOWED: dict[str, set[str]] = {
         *("", "build", "dataset.buckets", "export", "load", "model.backbone", "trust"),
         *("runs.checkpoint", "runs.durable", "runs.environment", "runs.secrets", "runs.version"),
     },
+    "diagnose": {"", "dataset.store", "diagnose", "load", "paper", "runs.durable", "scoring", "spectrum", "stats"},
+    "diagnose.weights": {"diagnose.weights"},  # which files of others are read
+    "diagnose.page": {"diagnose.page", "runs.durable"},
     "runs": {"", "build", "config", "runs"},
     "runs.secrets": set(),
     "launch": {

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_collapse.diagnose.drawing import (
+from recsys_collapse.diagnose.page import page, read, rounded, write_page
+from recsys_collapse.diagnose.page.drawing import (
     Html,
     bar,
     bar_scale,
@@ -26,9 +27,8 @@ from recsys_collapse.diagnose.drawing import (
     sparkline,
     verdict_bar,
 )
-from recsys_collapse.diagnose.page import page, read, rounded, write_page
-from recsys_collapse.diagnose.sections import FIRST_BARS
-from recsys_collapse.diagnose.table import COLUMNS
+from recsys_collapse.diagnose.page.sections import FIRST_BARS
+from recsys_collapse.diagnose.page.table import COLUMNS
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from recsys_collapse.dataset.store import Store
-from recsys_collapse.diagnose import functional, scoring_function
-from recsys_collapse.diagnose.curves import Curve, Point, Truncation, needed
 from recsys_collapse.diagnose.fields import FieldTable
-from recsys_collapse.diagnose.functional import sampled, truncate_run
-from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables, truncated
-from recsys_collapse.diagnose.truncate import Directions, placed, ranks_of
+from recsys_collapse.diagnose.truncation import of_function, of_run
+from recsys_collapse.diagnose.truncation.curves import Curve, Point, Truncation, needed
+from recsys_collapse.diagnose.truncation.of_function import load_score, truncate_tables, truncated
+from recsys_collapse.diagnose.truncation.of_run import sampled, truncate_run
+from recsys_collapse.diagnose.truncation.truncate import Directions, placed, ranks_of
 from recsys_collapse.load import LoadedRun, load_run
 from recsys_collapse.model.backbone import Backbone
 from recsys_collapse.model.dcnv2 import DCNv2
@@ -79,11 +79,11 @@ def svd_truncated(e_DC: np.ndarray, rank: int) -> np.ndarray:
     return (u[:, :rank] * sigma[:rank]) @ vt[:rank]
 
 
-def slow_auc(run: LoadedRun, fields: Sequence[str], rank: int, num_parts: int) -> float:
+def slow_auc(run: LoadedRun, ranks: Mapping[str, int], num_parts: int = 1) -> float:
     """With tables that are really truncated: whole (one part), or set by set."""
     model = copy.deepcopy(run.backbone)
     with torch.no_grad():
-        for field in fields:
+        for field, rank in ranks.items():
             rows = model.embedding.field_slices[run.store.fields.index(field)]
             parts = np.split(model.embedding.weight[rows].double().numpy(), num_parts, axis=1)
             replaced = np.concatenate([svd_truncated(part, rank) for part in parts], axis=1)
@@ -104,7 +104,7 @@ def test_every_point_is_that_of_tables_truncated_by_svd(run: LoadedRun) -> None:
         columns = embedding.weight.shape[1] // num_parts
         assert [point.rank for point in curve.points] == [r for r in (0, 1, 2, 4, 8) if r < columns] + [columns]
         for point in curve.points:
-            slow = slow_auc(run, [curve.field] if curve.field else names, point.rank, num_parts)
+            slow = slow_auc(run, dict.fromkeys([curve.field] if curve.field else names, point.rank), num_parts)
             assert point.auc == pytest.approx(slow, abs=3e-5)  # a pair of rows is 2.6e-5
             assert point.change == pytest.approx(point.auc - found.auc, abs=1e-15)
             assert point.low is not None and point.high is not None and point.low <= point.change <= point.high
@@ -112,6 +112,22 @@ def test_every_point_is_that_of_tables_truncated_by_svd(run: LoadedRun) -> None:
     assert len({point.auc for point in found.curves[0].points}) > 3  # it is a curve
     assert all(torch.equal(value, before[name]) for name, value in run.backbone.state_dict().items())
     assert not embedding._forward_hooks
+
+
+def test_all_fields_at_the_ranks_that_they_need_alone_are_cut_at_once(run: LoadedRun) -> None:
+    found = truncate_run(run, "it", tolerance=0.02)
+    together = found.together
+    assert together is not None
+    assert together.ranks == {curve.field: curve.needed for curve in found.curves if curve.field}
+    assert min(together.ranks.values()) < 8
+    assert together.auc == pytest.approx(slow_auc(run, together.ranks), abs=3e-5)
+    assert together.change == pytest.approx(together.auc - found.auc, abs=1e-15)
+    assert together.low < together.change < together.high
+    some = truncate_run(run, "it", ranks=[1], alone=["item"])
+    assert some.together is None
+    assert [curve.field for curve in some.curves if curve.curve == "field"] == ["item"]
+    with pytest.raises(ValueError, match="no field shop; expected some of day, item, site"):
+        truncate_run(run, "it", alone=["shop"])
 
 
 def test_the_whole_model_is_the_plain_one_to_the_last_bit(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +223,7 @@ def scored_by(run: LoadedRun) -> Callable[[dict[str, Tensor]], tuple[Any, Any]]:
 
 
 def test_a_users_function_sees_the_same_tables_as_a_run(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring_function, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(of_function, "BLOCK_ROWS", 7)
     own = replace(truncate_run(run, "it"), split=None)
     assert truncate_tables(tables_of(run), run.backbone.state_dict(), scored_by(run), "it") == own
     num_sets = run.backbone.embedding.num_sets
@@ -233,7 +249,7 @@ def test_a_run_from_its_directory(tmp_path: Path) -> None:
     assert valid.auc == pytest.approx(found.result["val_auc"], abs=1e-12)
     assert truncate_run(found, "epoch 0", split="test", ranks=[0]).auc == pytest.approx(found.result["test_auc"])
     entry = json.loads(json.dumps(asdict(valid), allow_nan=False))
-    assert [*entry] == ["label", "split", "rows", "auc", "tolerance", "curves"]
+    assert [*entry] == ["label", "split", "rows", "auc", "tolerance", "curves", "together"]
     assert (entry["label"], entry["split"], entry["rows"]) == ("epoch 0", "valid", len(found.store.splits["valid"]))
     assert {tuple(curve) for curve in entry["curves"]} == {("curve", "field", "points", "needed")}
     assert {tuple(point) for curve in entry["curves"] for point in curve["points"]} == {
@@ -253,7 +269,7 @@ def test_the_model_is_asked_once_for_every_table(monkeypatch: pytest.MonkeyPatch
     logits = Scorer.logits
     monkeypatch.setattr(Scorer, "logits", lambda self, ids: calls.append(len(ids)) or logits(self, ids))
     truncate_run(made_up(dcnv2(1, 8)), "it", rows=128)
-    assert calls == [128] * (1 + 4 + 3 + 4 + 4)  # of 5 points each, the last is the whole model; 3 rows have rank 3
+    assert calls == [128] * (1 + 4 + 3 + 4 + 4 + 1)  # the last of 5 points is the whole; 3 rows: rank 3; all at once
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
@@ -280,7 +296,7 @@ def test_a_bar_if_a_person_watches(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys, "stderr", Terminal())
     truncate_run(made_up(dcnv2(1, 8)), "it", ranks=[1])
-    assert "truncating" in sys.stderr.getvalue() and "5/5" in sys.stderr.getvalue()
+    assert "truncating" in sys.stderr.getvalue() and "6/6" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
@@ -397,6 +413,6 @@ def test_batches_are_those_of_the_run_up_to_a_limit(monkeypatch: pytest.MonkeyPa
     sizes = []
     logits = Scorer.logits
     monkeypatch.setattr(Scorer, "logits", lambda self, ids: sizes.append(len(ids)) or logits(self, ids))
-    monkeypatch.setattr(functional, "CPU_BATCH", 150)
+    monkeypatch.setattr(of_run, "CPU_BATCH", 150)
     truncate_run(made_up(dcnv2(1, 8), eval_batch_size=8192), "it", ranks=[100])
     assert sizes == [150, 150, 100]

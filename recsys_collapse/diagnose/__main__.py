@@ -137,12 +137,12 @@ def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[d
     common: dict[str, Any] = {"ranks": ranks, "tolerance": options.tolerance, "alone": options.fields}
     found = []
     if options.score:
-        from recsys_collapse.diagnose.scoring_function import load_score, truncate_tables
+        from recsys_collapse.diagnose.truncation.of_function import load_score, truncate_tables
 
         score = load_score(options.score)
         found.append(truncate_tables(checkpoint.tables, checkpoint.tensors, score, checkpoint.label, **common))
     for path in options.run:
-        from recsys_collapse.diagnose.functional import truncate_run
+        from recsys_collapse.diagnose.truncation.of_run import truncate_run
         from recsys_collapse.load import load_run
 
         run = load_run(path, options.allow, options.store_dir)

@@ -93,7 +93,7 @@ def diagnose(
     Args:
         checkpoint: from `read`.
         against: others, such as earlier epochs, in their order; fields are matched by name.
-        truncation: of this model, then of others, as `functional` returns it.
+        truncation: of this model, then of others, as `dataclasses.asdict` makes it.
         progress: told of every field before it is read.
         seen: the rows that count, (D,) bool for every field of all checkpoints; None: all.
 

@@ -28,11 +28,17 @@ class Rows(Protocol):
     """What is read of a table (D, C), block by block. A tensor is one; so are tables that stand beside each other."""
 
     @property
-    def shape(self) -> torch.Size: ...
+    def shape(self) -> torch.Size:
+        """(D, C)."""
+
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Of the entries."""
+
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where blocks are."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from recsys_collapse.diagnose.compared import checkpoints, truncation
-from recsys_collapse.diagnose.drawing import Html, element, join
-from recsys_collapse.diagnose.sections import advice, header, limits, overview, spectra
-from recsys_collapse.diagnose.table import field_table
+from recsys_collapse.diagnose.page.compared import checkpoints, truncation
+from recsys_collapse.diagnose.page.drawing import Html, element, join
+from recsys_collapse.diagnose.page.sections import advice, header, limits, overview, spectra
+from recsys_collapse.diagnose.page.table import field_table
 from recsys_collapse.runs.durable import write_text
 
 HERE = Path(__file__).parent

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recsys_collapse.diagnose.drawing import Html, count, element, number
-from recsys_collapse.diagnose.sections import chart, field_link, scrolled, section
+from recsys_collapse.diagnose.page.drawing import Html, count, element, number
+from recsys_collapse.diagnose.page.sections import chart, field_link, scrolled, section
 
 
 def changes(diagnosis: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recsys_collapse.diagnose.drawing import (
+from recsys_collapse.diagnose.page.drawing import (
     NOTHING,
     Html,
     count,
@@ -15,7 +15,7 @@ from recsys_collapse.diagnose.drawing import (
     sparkline,
     verdict_mark,
 )
-from recsys_collapse.diagnose.sections import scrolled, section
+from recsys_collapse.diagnose.page.sections import scrolled, section
 
 Field = Mapping[str, Any]
 

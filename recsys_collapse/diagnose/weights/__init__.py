@@ -18,8 +18,17 @@ import torch
 from torch import Tensor
 from torch.serialization import clear_safe_globals, get_safe_globals, safe_globals
 
-from recsys_collapse.diagnose.archive import CheckpointError, Names, kind_of, legacy_names, listed, trying, zip_names
-from recsys_collapse.diagnose.places import AsDict, Skipped, children_of, choose
+from recsys_collapse.diagnose.weights.archive import (
+    CheckpointError,
+    Names,
+    kind_of,
+    legacy_names,
+    listed,
+    trying,
+    zip_names,
+)
+from recsys_collapse.diagnose.weights.places import AsDict, Skipped, children_of, choose
+from recsys_collapse.diagnose.weights.protocol import SAFE
 
 log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.")
@@ -142,6 +151,8 @@ def _read_torch(path: Path, kind: str, skip_objects: bool) -> Any:
     elif path.suffix == ".safetensors":  # by which torch.load would choose the reader
         raise CheckpointError(f"{path}: is a file of torch, not of safetensors: give it the suffix .pt")
     with trying(path, "is damaged, or torch cannot read it without running it"), _allowing(names.unknown):
+        if names.protocol > 2:  # SAFE is the weights-only reader, which does not take these protocols
+            return torch.load(str(path), map_location="cpu", pickle_module=SAFE, weights_only=False, mmap=True)
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=kind == "zip")
 
 

@@ -2,7 +2,7 @@
 
 A table E becomes its best approximation of rank r, E V_r V_r^T, with the leading r right singular vectors V_r. A
 spectrum says how much of the entries a direction makes; this says whether the model needs it. What the model is stays
-outside: a function from projections to the placements of its scores (`functional.py`, `scoring_function.py`).
+outside: a function from projections to the placements of its scores (`of_run.py`, `of_function.py`).
 
 Shapes: N fields, D rows of a field, M embedding sets, K columns of a set, C = M*K columns of all sets side by side.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_collapse.diagnose.curves import Curve, Together, Truncation, needed, point
+from recsys_collapse.diagnose.truncation.curves import Curve, Together, Truncation, needed, point
 from recsys_collapse.spectrum.gram import set_grams
 from recsys_collapse.stats import Placements, placements
 

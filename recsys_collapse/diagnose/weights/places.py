@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys_collapse.diagnose.archive import SHOWN, CheckpointError, listed
+from recsys_collapse.diagnose.weights.archive import SHOWN, CheckpointError, listed
 
 KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 """Under which programs keep the weights; the first that has tensors is taken."""

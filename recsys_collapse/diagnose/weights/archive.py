@@ -9,11 +9,13 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from torch import _weights_only_unpickler as reader
+
+from recsys_collapse.diagnose.weights.protocol import as_protocol_2, protocol_of
 
 LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, behind 0x80 and the protocol
 MAGIC = {
@@ -45,6 +47,8 @@ DEEPEST_TUPLE = 10_000
 AGAIN = ": copy it again; if that does not help, torch.save the model's state_dict() again where it was trained"
 SHOWN = 8
 """Names in a message."""
+COMMON = ("builtins", "collections", "torch", "numpy", "_codecs")
+"""Packages whose names say the least."""
 
 
 class CheckpointError(ValueError):
@@ -58,10 +62,12 @@ class Names:
     Attributes:
         unknown: it refuses them by itself.
         blocked: of modules such as `os`; it refuses them in any case.
+        protocol: of the pickle.
     """
 
     unknown: set[str]
     blocked: set[str]
+    protocol: int = 2
 
 
 @contextmanager
@@ -79,7 +85,8 @@ def trying(path: Path, what: str, advice: str = AGAIN) -> Iterator[None]:
 
 def listed(names: set[str]) -> str:
     """At most `SHOWN` of names that anybody may have chosen, for a message."""
-    shown = [ascii(name)[1:-1] for name in sorted(names)[:SHOWN]]
+    foreign_first = sorted(names, key=lambda name: (name.partition(".")[0] in COMMON, name))
+    shown = [ascii(name)[1:-1] for name in foreign_first[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(name if len(name) <= 80 else f"{name[:77]}..." for name in shown) + more
 
@@ -165,7 +172,8 @@ def zip_names(path: Path) -> Names:
                     "does not write: it is damaged, or was packed again by another program"
                 )
             archive.open(part).close()  # compares the headers before and behind the content
-        return _names_in(io.BytesIO(archive.read(inner["data.pkl"])))  # compares its checksum, which torch does not
+        pickle = archive.read(inner["data.pkl"])  # compares its checksum, which torch does not
+        return replace(_names_in(io.BytesIO(as_protocol_2(pickle))), protocol=protocol_of(pickle))
 
 
 def _described_zip(inner: dict[str, zipfile.ZipInfo], parts: list[zipfile.ZipInfo]) -> str:

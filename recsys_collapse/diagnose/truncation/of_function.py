@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_collapse.diagnose.curves import Truncation
 from recsys_collapse.diagnose.fields import FieldTable
-from recsys_collapse.diagnose.truncate import TOLERANCE, Directions, Projections, placed, truncate
+from recsys_collapse.diagnose.truncation.curves import Truncation
+from recsys_collapse.diagnose.truncation.truncate import TOLERANCE, Directions, Projections, placed, truncate
 from recsys_collapse.spectrum.gram import field_moments
 from recsys_collapse.stats import Placements
 

@@ -6,7 +6,7 @@ Text and tables are made here and are there without JavaScript. The charts are e
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recsys_collapse.diagnose.drawing import (
+from recsys_collapse.diagnose.page.drawing import (
     NOTHING,
     Html,
     bar,

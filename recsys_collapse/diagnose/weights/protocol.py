@@ -1,0 +1,83 @@
+"""Pickles of protocol 3 to 5, as RecBole writes them, in protocol 2: all that torch's weights-only reader reads.
+
+A pickle is a list of instructions. They are written anew, one by one, and none is followed; whatever comes out is for
+torch's weights-only reader, which alone decides what is made of it. Bytes become text and frozen sets tuples, both of
+which nobody looks at here.
+"""
+
+import io
+import pickletools
+import struct
+from types import SimpleNamespace
+from typing import IO, Any
+
+from torch import _weights_only_unpickler as reader
+
+TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"}
+BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+INSTEAD = {"FROZENSET": b"t", "FRAME": b"", "PROTO": b""}
+
+
+def protocol_of(pickle: bytes) -> int:
+    """The protocol that a pickle says it has; 0 if it says nothing."""
+    return pickle[1] if pickle[:1] == b"\x80" and len(pickle) > 1 else 0
+
+
+def as_protocol_2(pickle: bytes) -> bytes:
+    """The same pickle in protocol 2, or itself if it is of protocol 2 or below.
+
+    Raises:
+        ValueError: it is damaged, or has instructions that Python's own pickler does not write for plain values.
+    """
+    if protocol_of(pickle) <= 2:
+        return pickle
+    written, texts = [b"\x80\x02"], list[str]()  # texts are held back: a class may be named by the last two
+    text_of: dict[int, str] = {}  # of the memo; what is remembered of a text is written out where it is asked for
+    remembered = 0
+    instructions: list[tuple[Any, Any, Any]] = [*pickletools.genops(pickle)]
+    ends = [position for _, _, position in instructions[1:]] + [len(pickle)]
+    for (code, argument, start), end in zip(instructions, ends, strict=True):
+        if code.name in TEXTS or code.name in BYTES:
+            texts.append(argument if code.name in TEXTS else bytes(argument).decode("latin-1"))
+        elif code.name == "MEMOIZE" or code.name in PUTS:
+            number = remembered if code.name == "MEMOIZE" else argument
+            remembered += 1
+            if texts:
+                text_of[number] = texts[-1]
+            else:
+                text_of.pop(number, None)
+                written.append(b"r" + struct.pack("<I", number))
+        elif code.name in GETS and argument in text_of:
+            texts.append(text_of[argument])
+        elif code.name == "STACK_GLOBAL":
+            written += [*map(_text, texts[:-2]), _global(texts[-2:])]
+            texts = []
+        else:
+            written += map(_text, texts)
+            texts = []
+            written.append(INSTEAD.get(code.name, pickle[start:end]))
+    return b"".join(written)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _global(names: list[str]) -> bytes:
+    if len(names) < 2 or any("\n" in name for name in names):
+        raise ValueError("a class is named in a way that no pickler writes")
+    return b"c" + "\n".join([*names, ""]).encode()
+
+
+class Unpickler(reader.Unpickler):
+    """Torch's weights-only reader, of any protocol."""
+
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
+        super().__init__(io.BytesIO(as_protocol_2(file.read())), **options)
+
+
+SAFE = SimpleNamespace(Unpickler=Unpickler, __name__=__name__)
+"""As `pickle_module` of `torch.load`, which then takes tensors from the file in its own way, and reads no pickle
+but with the weights-only reader. It has no `load`: torch's older formats are not read through it."""
