@@ -5,6 +5,7 @@ import collections
 import enum
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def test_checkpoints_of_later_protocols(tmp_path: Path, protocol: int) -> None:
         read_weights(mixed)
     found = read_weights(mixed, skip_objects=True)
     assert torch.equal(found.tensors["embedding_dict.a.weight"], TABLE_DK)
+
+
+def test_a_file_that_lies_about_its_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"embedding_dict.a.weight": TABLE_DK}, path, pickle_protocol=4)
+    data = path.read_bytes()
+    assert data.count(b"K\x0c") == 1  # 12 numbers
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for count in (13, 200):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content.replace(b"K\x0c", bytes([75, count])))
+        with pytest.raises(ValueError, match=f"{count} numbers are said to be in 48 bytes"):
+            read_weights(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, b"big" if name.endswith("byteorder") else content)
+    with pytest.raises(ValueError, match="numbers with the highest byte first"):
+        read_weights(path)
 
 
 def test_names_that_no_pickler_writes_are_refused() -> None:

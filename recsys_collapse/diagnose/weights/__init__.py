@@ -28,7 +28,7 @@ from recsys_collapse.diagnose.weights.archive import (
     zip_names,
 )
 from recsys_collapse.diagnose.weights.places import AsDict, Skipped, children_of, choose
-from recsys_collapse.diagnose.weights.protocol import SAFE
+from recsys_collapse.diagnose.weights.protocol import read_later_protocol
 
 log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.")
@@ -151,8 +151,8 @@ def _read_torch(path: Path, kind: str, skip_objects: bool) -> Any:
     elif path.suffix == ".safetensors":  # by which torch.load would choose the reader
         raise CheckpointError(f"{path}: is a file of torch, not of safetensors: give it the suffix .pt")
     with trying(path, "is damaged, or torch cannot read it without running it"), _allowing(names.unknown):
-        if names.protocol > 2:  # SAFE is the weights-only reader, which does not take these protocols
-            return torch.load(str(path), map_location="cpu", pickle_module=SAFE, weights_only=False, mmap=True)
+        if names.protocol > 2:
+            return read_later_protocol(path)
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=kind == "zip")
 
 

@@ -8,9 +8,11 @@ which nobody looks at here.
 import io
 import pickletools
 import struct
-from types import SimpleNamespace
-from typing import IO, Any
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
 
+import torch
 from torch import _weights_only_unpickler as reader
 
 TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -71,13 +73,51 @@ def _global(names: list[str]) -> bytes:
     return b"c" + "\n".join([*names, ""]).encode()
 
 
-class Unpickler(reader.Unpickler):
-    """Torch's weights-only reader, of any protocol."""
+def read_later_protocol(path: Path) -> Any:
+    """What `torch.load(path, weights_only=True, mmap=True)` gives of the same file in protocol 2.
 
-    def __init__(self, file: IO[bytes], **options: Any) -> None:
-        super().__init__(io.BytesIO(as_protocol_2(file.read())), **options)
+    Args:
+        path: a zip file of torch, of which `archive.zip_names` has found nothing to say.
+
+    Raises:
+        Exception: whatever the readers raise on a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        parts = {part.filename.partition("/")[2]: part for part in archive.infolist()}
+        if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
+            raise ValueError("numbers with the highest byte first")
+        whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        pickle = as_protocol_2(archive.read(parts["data.pkl"]))
+        try:
+            return _Unpickler(pickle, file, parts, whole).load()
+        finally:
+            torch._utils._validate_loaded_sparse_tensors()  # as torch.load does; it also forgets them
 
 
-SAFE = SimpleNamespace(Unpickler=Unpickler, __name__=__name__)
-"""As `pickle_module` of `torch.load`, which then takes tensors from the file in its own way, and reads no pickle
-but with the weights-only reader. It has no `load`: torch's older formats are not read through it."""
+class _Unpickler(reader.Unpickler):
+    """Torch's weights-only reader, with numbers that stay where they lie in a mapped file."""
+
+    def __init__(
+        self, pickle: bytes, file: BinaryIO, parts: dict[str, zipfile.ZipInfo], whole: torch.UntypedStorage
+    ) -> None:
+        super().__init__(io.BytesIO(pickle), encoding="utf-8")
+        self.zip_file, self.parts, self.whole = file, parts, whole
+        self.loaded: dict[str, torch.TypedStorage] = {}
+
+    def persistent_load(self, saved_id: Any) -> torch.TypedStorage:
+        """The storage that a pickle names."""
+        _, kind, key, _, numel = saved_id
+        if key not in self.loaded:
+            dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+            part = self.parts[f"data/{key}"]
+            if not 0 <= numel * dtype.itemsize <= part.file_size:
+                raise ValueError(f"{numel} numbers are said to be in {part.file_size} bytes")
+            start = self._start(part)
+            storage = self.whole[start : start + numel * dtype.itemsize]
+            self.loaded[key] = torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+        return self.loaded[key]
+
+    def _start(self, part: zipfile.ZipInfo) -> int:
+        """Where the content of a part begins: behind its header, whose last two fields are lengths."""
+        self.zip_file.seek(part.header_offset + 26)
+        return part.header_offset + 30 + sum(struct.unpack("<HH", self.zip_file.read(4)))
