@@ -10,7 +10,7 @@ PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 DATASET ?= mini
 SEEDS ?= 0,1,2
 WORDS ?=
-.PHONY: help install demo paper test test-slow test-faults test-gpu lint docs bench bench-gpu bench-peers clean
+.PHONY: help install demo paper test test-slow test-faults test-gpu test-peers lint docs bench bench-gpu bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-faults: $(STAMP)  ## every disk operation of a run fails once, in four ways
 test-gpu: $(STAMP)  ## tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
 
+test-peers: $(PEERS_STAMP)  ## checkpoints that DeepCTR-Torch and RecBole train and save, in a venv of their own
+	$(PEERS)/bin/python -m pytest tests/test_peers.py tests/test_diagnose_peers.py
+
 lint: $(STAMP)  ## format, lint and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,7 +52,7 @@ lint: $(STAMP)  ## format, lint and type checks
 docs: $(STAMP)  ## the pictures of docs/metrics.md
 	$(BIN)/python -m docs.pictures
 
-BENCHMARKS := batches prepare synthetic predict start framework spectrum memory
+BENCHMARKS := batches prepare synthetic predict start framework spectrum memory diagnose
 bench: $(STAMP)  ## speed, interleaved against plain loops (about an hour and a half); goes on after a missed target
 	$(BIN)/python -m benchmarks.table --json benchmarks/results/step-cpu.json; failed=$$?; \
 		$(BIN)/python -m benchmarks.report || failed=1; \

@@ -99,6 +99,10 @@ def test_wheel_in_an_empty_directory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(list(empty.glob("outputs/runs/*/result.json"))) == 2
     assert [path.name for path in empty.iterdir()] == ["outputs"]
+    run_dir = next(empty.glob("outputs/runs/*-me-2x-*"))
+    command = [sys.executable, "-m", "recsys_collapse.diagnose", str(run_dir), "--output", "found"]
+    subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
+    assert "<html" in (empty / "found" / "diagnosis.html").read_text()  # of files that the wheel has
 
 
 ARTEFACTS = {artefact.name for artefact in paper.ARTEFACTS}  # which tests/test_artefacts.py runs

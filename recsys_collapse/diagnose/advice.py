@@ -74,8 +74,8 @@ def _multi_embedding(records: Sequence[FieldRecord]) -> Advice | None:
     return Advice(
         "Try multi-embedding at equal size",
         "Fold the same columns into several embedding sets (10 sets of 10 instead of one of 100), each with an "
-        "interaction of its own, and average what comes out: equal embedding parameters, and fewer in most "
-        "interactions. Compare both on your data with several seeds: python -m recsys_collapse.run -m "
+        "interaction of its own, and average what comes out: as many embedding parameters as now. Compare both on your "
+        "data with several seeds: python -m recsys_collapse.run -m "
         "model=dcnv2 scale=10 embed=se,me seed=0,1,2 dataset=table dataset.path=... dataset.label=...",
         f"{paper_evidence()} On the small data that this project could run, no difference between the two was "
         "significant (experiments/RESULTS.md): it is a thing to test, not a promise.",

@@ -97,9 +97,7 @@ def read_later_protocol(path: Path) -> Any:
 class _Unpickler(reader.Unpickler):
     """Torch's weights-only reader, with numbers that stay where they lie in a mapped file."""
 
-    def __init__(
-        self, pickle: bytes, file: BinaryIO, parts: dict[str, zipfile.ZipInfo], whole: torch.UntypedStorage
-    ) -> None:
+    def __init__(self, pickle: bytes, file: BinaryIO, parts: dict[str, zipfile.ZipInfo], whole: Any) -> None:
         super().__init__(io.BytesIO(pickle), encoding="utf-8")
         self.zip_file, self.parts, self.whole = file, parts, whole
         self.loaded: dict[str, torch.TypedStorage] = {}
