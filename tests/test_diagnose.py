@@ -131,7 +131,7 @@ def test_earlier_checkpoints_make_a_curve(capsys: pytest.CaptureFixture[str]) ->
     curve.append(next(one["relative"] for one in found["fields"] if one["field"] == "user"))
     assert curve == sorted(curve, reverse=True) and curve[0] > 0.9 and curve[2] < 0.3
     assert [one["label"] for one in found["against"]] == ["e0.ckpt, epoch 0", "e1.ckpt, epoch 1"]
-    assert "IA / random over checkpoints" in out and "e1.ckpt, epoch 1" in page.read_text()
+    assert "IA / random beside other checkpoints" in out and "e1.ckpt, epoch 1" in page.read_text()
 
 
 def test_runs_with_their_truncation_curves(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

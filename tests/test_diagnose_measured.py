@@ -93,6 +93,14 @@ def test_reasons_have_the_numbers() -> None:
     assert "The first of 12 singular values holds 99% of the energy" in found.reason
 
 
+def test_one_strong_direction_on_an_even_rest_is_told_from_a_spectrum_that_ends() -> None:
+    """Both have a low information abundance; the paper's measure alone does not tell them apart."""
+    even, ends = measured(with_spectrum([4.0] + [1.2] * (K - 1))), measured(with_spectrum([1.0] * 5 + [0.01] * 7))
+    assert even.verdict == ends.verdict == "collapsed"
+    assert "Behind the first ones the spectrum is even" in even.reason
+    assert "is even" not in ends.reason and "is even" not in measured(TABLES["spread out"]).reason
+
+
 def test_sets_that_are_alike_are_called_so() -> None:
     table = random_table(columns=6)
     alike, different = torch.cat([table, table], dim=1), random_table(3)

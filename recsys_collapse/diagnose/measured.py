@@ -111,6 +111,8 @@ def measure_field(table: FieldTable, tensors: Mapping[str, Tensor], seen_D: Tens
         centred_relative=_number(centred.relative),
         first_energy=1 / _number(stable),
         k99=_number(metrics["k99"]),
+        effective_rank=_number(metrics["effective_rank"]),
+        random_effective_rank=whole.random_metrics["effective_rank"],
         per_set=[_number(one.relative) for one in per_set],
     )
     word, reason = verdict(numbers, finite=bool(sigma.isfinite().all()))

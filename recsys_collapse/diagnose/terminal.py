@@ -65,7 +65,7 @@ def change_table(diagnosis: Mapping[str, Any]) -> Table:
     """IA / random of the fields over checkpoints, the last one being that of the diagnosis."""
     others = diagnosis["against"]
     table = Table("field", *(printable(one["label"]) for one in others), printable(diagnosis["checkpoint"]["label"]))
-    table.title, table.title_justify = "IA / random over checkpoints", "left"
+    table.title, table.title_justify = "IA / random beside other checkpoints", "left"
     for column in table.columns[1:]:
         column.justify = "right"
     for field in diagnosis["fields"][:MOST_FIELDS]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 SPREAD, PARTLY, STRONGLY = 0.75, 0.5, 0.25
 MEAN = 0.1  # what taking the mean row off must add, for the mean to be named as the reason
+EVEN = 0.9  # of the effective rank of random tables, from which on all but the first directions are alike
 FEWEST_ROWS = 4  # with three, a random table alone has any spectrum
 WORDS = {
     "strongly collapsed": f"information abundance below {STRONGLY} of that of random tables of the same shape",
@@ -36,6 +37,8 @@ class Numbers(NamedTuple):
     """Of the table minus its mean row: information abundance relative to random."""
     first_energy: float
     k99: float
+    effective_rank: float
+    random_effective_rank: float
     per_set: Sequence[float]
     """Relative information abundance of every embedding set; empty if there is one."""
 
@@ -75,6 +78,12 @@ def _sentences(numbers: Numbers) -> list[str]:
         f"The first of {size} singular values holds {numbers.first_energy:.0%} of the energy, "
         f"{numbers.k99:.0f} hold 99%.",
     ]
+    if numbers.relative < SPREAD and numbers.effective_rank >= EVEN * numbers.random_effective_rank:
+        found.append(
+            f"Behind the first ones the spectrum is even: effective rank {numbers.effective_rank:.3g}, random "
+            f"{numbers.random_effective_rank:.3g}. So is an initialisation that training has not worn off; whether it "
+            "carries something, truncation tells."
+        )
     if numbers.centred_relative >= numbers.relative + MEAN:
         found.append(f"Part of it is a mean that all rows share: without it {numbers.centred_relative:.0%}.")
     if numbers.rows <= numbers.columns:

@@ -38,9 +38,11 @@ def checkpoints(diagnosis: Mapping[str, Any], index: Mapping[str, int]) -> Html:
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
     return section(
         "checkpoints",
-        "Over checkpoints",
+        "Beside other checkpoints",
         element(
-            "p", "IA / random of every field, in the order in which the checkpoints were given. Falling: it collapses."
+            "p",
+            "IA / random of every field, in the order in which the checkpoints were given, this one last. Where they "
+            "are epochs of one training, falling means that it collapses.",
         ),
         chart("checkpoints-chart"),
         element("h3", "Changes, the largest drop first"),
