@@ -134,6 +134,20 @@ def test_earlier_checkpoints_make_a_curve(capsys: pytest.CaptureFixture[str]) ->
     assert "IA / random beside other checkpoints" in out and "e1.ckpt, epoch 1" in page.read_text()
 
 
+def test_counts_leave_out_rows_that_training_has_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"embedding_dict.a.weight": torch.randn(40, 4)}, "a.pt")
+    Path("counts.csv").write_text("field,id,count\n" + "".join(f"a,{i},{i % 2}\n" for i in range(40)))
+    found, out, _ = diagnosed(capsys, "a.pt", "--counts", "counts.csv")
+    assert (found["fields"][0]["seen_rows"], found["fields"][0]["rows"]) == (20, 40)
+    assert "20 of 40" in out and "Only rows that training has seen count" in found["limits"][0]
+    assert "no seen id of a" in refused(capsys, "a.pt", "--counts", write("other.csv", "field,id\nb,1\n"))
+
+
+def write(name: str, content: str) -> Path:
+    Path(name).write_text(content)
+    return Path(name)
+
+
 def test_runs_with_their_truncation_curves(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     found, out, page = diagnosed(capsys, "--run", *runs, "--fields", "user", "--ranks", "0,1,5,20")
     assert [one["label"] for one in found["truncation"]] == [run.name for run in runs]

@@ -1,8 +1,10 @@
 """What is said of a field: numbers against numpy, and verdicts and advice on tables that were made to have them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from recsys_collapse.diagnose.advice import advise, paper_evidence
 from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.measured import FieldRecord, measure_field, measure_fields
+from recsys_collapse.diagnose.seen import read_seen
 from recsys_collapse.diagnose.verdict import WORDS
 from recsys_collapse.paper import paper_auc
 
@@ -173,3 +176,57 @@ def test_the_paper_is_counted_and_not_quoted() -> None:
     cells = {tuple(row[:-2]): row[-2] for row in paper_auc().rows()}
     gains = [cells[(*key[:2], "me", 10)] - auc for key, auc in cells.items() if key[2:] == ("se", 10)]
     assert f"in {sum(gain > 0 for gain in gains)} of {len(gains)} cases, by {np.mean(gains):.5f}" in paper_evidence()
+
+
+# --- rows that training has seen
+
+
+def write_counts(
+    path: Path, rows: list[tuple[str, int, int]], columns: tuple[str, ...] = ("field", "id", "count")
+) -> Path:
+    frame = pl.DataFrame(rows, schema=list(columns), orient="row")
+    frame.write_parquet(path) if path.suffix == ".parquet" else frame.write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_that_were_not_seen_do_not_count(suffix: str, tmp_path: Path) -> None:
+    """A collapsed table whose unseen rows are still at their initialisation, which hides it."""
+    table = random_table()
+    table[:200] = with_spectrum([10.0, 1.0, 0.5])[:200].float()
+    path = write_counts(tmp_path / f"c.{suffix}", [("field", i, int(i < 200)) for i in range(300)])
+    seen = read_seen(path, {"field": D})
+    assert seen["field"].tolist() == [i < 200 for i in range(D)]
+    tables = [FieldTable("field", [("w", slice(0, D))])]
+    (found,) = measure_fields(tables, {"w": table}, seen=seen)
+    (everything,) = measure_fields(tables, {"w": table})
+    np.testing.assert_allclose(found.spectrum, np.linalg.svd(table[:200].double(), compute_uv=False), atol=1e-5)
+    assert (found.rows, found.seen_rows, everything.seen_rows) == (D, 200, None)
+    assert (found.verdict, everything.verdict) == ("strongly collapsed", "spread out")
+    assert found.random == pytest.approx(measured(random_table(rows=200)).random, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ([("other", 1, 1)], ("field", "id", "count"), "no seen id of field; expected some of every field .* other"),
+        ([("field", 1, 0)], ("field", "id", "count"), "no seen id of field"),
+        ([("field", D, 1)], ("field", "id", "count"), f"field field has ids {D} to {D}; expected 0 to {D - 1}"),
+        ([("field", -1, 1)], ("field", "id", "count"), "has ids -1 to -1"),
+        ([("field", 1, 1)], ("field", "row", "count"), "expected columns field, id.*no column id: found field, row"),
+    ],
+)
+def test_counts_that_do_not_fit(
+    rows: list[tuple[str, int, int]], columns: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_seen(write_counts(tmp_path / "c.csv", rows, columns), {"field": D})
+
+
+def test_counts_that_cannot_be_read(tmp_path: Path) -> None:
+    for content in (b"", b"PAR1", b"\xff\xfe\x00", b"field,id\na,x\n"):
+        (tmp_path / "c").write_bytes(content)
+        with pytest.raises(ValueError, match=r"c: expected columns field, id"):
+            read_seen(tmp_path / "c", {"field": D})
+    with pytest.raises(ValueError, match="FileNotFoundError"):
+        read_seen(tmp_path / "none", {"field": D})
