@@ -144,7 +144,8 @@ def summary(records: Sequence[FieldRecord]) -> dict[str, Any]:
     collapsed = sum(counts[word] for word in COLLAPSED)
     strongly = sum(one.verdict in COLLAPSED and (one.relative or 0) < PARTLY for one in records)
     total = len(records)
-    text = f"{collapsed} of {total} field{'s' * (total != 1)} collapsed, {strongly} of them to less than half."
+    text = f"{collapsed} of {total} field{'s' * (total != 1)} collapsed"
+    text += f", {strongly} of them to less than half." if collapsed else "."
     if known:
         text += f" The median field keeps {statistics.median(known):.0%} of the information abundance of a random table"
         text += " of its shape."

@@ -22,9 +22,12 @@ MOST_POINTS = 12  # ranks beside each other
 def shown(diagnosis: Mapping[str, Any]) -> RenderableType:
     """All that is printed of a diagnosis."""
     parts: list[RenderableType] = [field_table(diagnosis), Text(diagnosis["summary"]["text"])]
+    by_reason: dict[str, list[str]] = {}
     for one in diagnosis["left_out"]:
-        line = f"left out: {printable(one['name'])} {tuple(one['shape'])}: {one['why']}"
-        parts.append(Text.from_markup(line, style="dim"))
+        by_reason.setdefault(one["why"], []).append(printable(f"{one['name']} {tuple(one['shape'])}"))
+    for why, names in by_reason.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        parts.append(Text.from_markup(f"[dim]left out ({printable(why)}): {', '.join(names[:3])}{more}[/]"))
     if diagnosis["against"]:
         parts.append(change_table(diagnosis))
     if diagnosis["truncation"]:
