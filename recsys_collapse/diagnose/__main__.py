@@ -124,7 +124,8 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     with _progress(total) as progress:
         diagnosis = diagnose(checkpoint, against, truncation, progress, seen)
     diagnosis["made_by"] = _made_by(words)
-    Console(width=None if sys.stdout.isatty() else 140).print(shown(diagnosis))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(shown(diagnosis, console.width))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "diagnosis.json", diagnosis)
     write_page(diagnosis, folder / "diagnosis.html")
