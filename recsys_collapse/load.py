@@ -112,6 +112,6 @@ def find_store(result: dict[str, Any], folders: Sequence[Path]) -> Store:
     looked = " or ".join(str(folder.absolute()) for folder in folders)
     raise ValueError(
         f"the prepared data of {result['run_name']} (a folder {name}), which has its vocabularies, is not in {looked}: "
-        "predict.store_dir= says where it lies, or prepare it again with the run's dataset options: "
-        "python -m recsys_collapse.prepare dataset=..."
+        "predict.store_dir= (diagnose: --store-dir) says where it lies, or prepare it again with the run's dataset "
+        "options: python -m recsys_collapse.prepare dataset=..."
     )

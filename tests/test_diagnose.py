@@ -1,6 +1,7 @@
 """The command `diagnose`, from a file to the table, the JSON and the page."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ def test_counts_leave_out_rows_that_training_has_not_seen(capsys: pytest.Capture
     assert "no seen id of a" in refused(capsys, "a.pt", "--counts", write("other.csv", "field,id\nb,1\n"))
 
 
+FIELDS = ("user", "item", "site")
+
+
 def write(name: str, content: str) -> Path:
     Path(name).write_text(content)
     return Path(name)
@@ -164,6 +168,7 @@ def test_runs_with_their_truncation_curves(runs: list[Path], capsys: pytest.Capt
         assert [point["rank"] for point in curves["all fields", None]] == [0, 1, 5, 20]
         assert curves["all fields", None][0]["auc"] == 0.5
         assert curves["all fields", None][-1]["auc"] == one["auc"]
+        assert one["together"] is None  # only one field has a curve of its own
     assert [one["label"].partition(",")[0] for one in found["against"]] == [runs[1].name]
     assert "AUC after truncation" in out and "all fields" in page.read_text()
     assert any("without retraining" in one for one in found["limits"])
@@ -188,10 +193,17 @@ def test_a_model_of_ones_own_is_scored_by_ones_own_function(
     (one,) = found["truncation"]
     assert (one["label"], one["rows"], one["split"]) == ("shop.pt", 500, None)
     assert {curve["field"] for curve in one["curves"]} == {None, "user", "item"}
+    needed = {curve["field"]: curve["needed"] for curve in one["curves"] if curve["field"]}
+    assert one["together"]["ranks"] == needed
+    fewer = next(advice for advice in found["advice"] if advice["title"].startswith("Fewer"))
+    assert fewer["evidence"].startswith("Measured for 2 of 2 fields on 500 rows") and "at once" in fewer["evidence"]
+    assert f"item 8 to {needed['item']}" in fewer["text"]
     assert "shop_scoring:nothing" in refused(capsys, "shop.pt", *words[:3], "shop_scoring:nothing")
 
 
-def test_another_diagnosis_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_diagnosis_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tables = ["--tables", r"(?P<field>\w+)_table\.weight"]
     for name in ("a", "b"):
         Path(name).mkdir()
@@ -199,7 +211,10 @@ def test_another_diagnosis_is_not_overwritten(capsys: pytest.CaptureFixture[str]
     diagnosed(capsys, "a/shop.pt", *tables)
     diagnosed(capsys, "a/shop.pt", *tables)  # the same one is replaced
     before = Path("diagnosis/shop/diagnosis.json").read_bytes()
-    assert "is that of a/shop.pt: choose another folder by --output" in refused(capsys, "b/shop.pt", *tables)
+    assert "a/shop.pt: choose another folder by --output" in refused(capsys, "b/shop.pt", *tables)
+    monkeypatch.chdir("b")  # where the same name is another file
+    assert "a/shop.pt: choose another" in refused(capsys, "shop.pt", *tables, "--output", "../diagnosis/shop")
+    monkeypatch.chdir("..")
     Path("mine").mkdir()
     Path("mine/diagnosis.json").write_text("{}")
     assert "is there, and no diagnosis" in refused(capsys, "b/shop.pt", *tables, "--output", "mine")
@@ -217,7 +232,10 @@ def test_another_diagnosis_is_not_overwritten(capsys: pytest.CaptureFixture[str]
         (["none.pt"], "none.pt"),
         (["."], "expected a checkpoint file or the directory of a run"),
         (["none.pt", "--cardinalities", "x"], "expected numbers such as 7,40,3"),
-        (["none.pt", "--ranks", "a"], "none.pt"),
+        (["none.pt", "--ranks", "1"], "--ranks: only with truncation"),
+        (["none.pt", "--fields", "a", "--rows", "9"], "--fields, --rows: only with truncation"),
+        (["none.pt", "--score", "a:b", "--rows", "9"], "chooses its rows"),
+        (["none.pt", "--sets", "0"], "--sets 0: expected the number of embedding sets"),
     ],
 )
 def test_what_cannot_be_done_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,6 +259,62 @@ def test_files_that_are_no_checkpoints_end_in_an_error_and_leave_no_trace(
     for more in ([], ["--skip-objects"]):
         assert name in refused(capsys, name, *more)
     assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"embedding_dict.a.weight": torch.randn(40, 4)}, "a.pt")
+    write("file", "")
+    monkeypatch.setattr("recsys_collapse.diagnose.diagnosis.measure_fields", lambda *args: pytest.fail("measured"))
+    assert "Not a directory" in refused(capsys, "a.pt", "--output", "file/below")
+
+
+def test_a_run_without_its_measurements_must_be_told_where_fields_begin(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unfinished run, or one with other callbacks: never one table of all fields."""
+    copy = tmp_path / "runs" / "copy"
+    shutil.copytree(runs[1], copy)
+    (copy / "collapse.parquet").unlink()
+    message = refused(capsys, copy)
+    assert "backbone.embedding.weight holds all fields below each other" in message and "--cardinalities" in message
+    whole, _, _ = diagnosed(capsys, runs[1])
+    rows = {one["field"]: one["rows"] for one in whole["fields"]}
+    sizes = write("sizes.json", json.dumps({field: rows[field] for field in FIELDS}))
+    found, _, _ = diagnosed(capsys, copy, "--cardinalities", sizes)
+    assert found["fields"] == whole["fields"]
+    monkeypatch.chdir(runs[1])
+    found, _, page = diagnosed(capsys, ".", "--output", tmp_path / "here")
+    assert found["checkpoint"]["label"].startswith(f"{runs[1].name}, epoch")
+
+
+def test_other_folders_with_a_config_are_none_of_our_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """As LightningCLI leaves them."""
+    Path("version_0/checkpoints").mkdir(parents=True)
+    write("version_0/config.yaml", "seed_everything: 0\nmodel: {}\n")
+    torch.save({"state_dict": {"backbone.embedding.weight": torch.randn(40, 4)}}, "version_0/checkpoints/epoch=1.ckpt")
+    found, out, _ = diagnosed(capsys, "version_0/checkpoints/epoch=1.ckpt")
+    assert found["checkpoint"]["layout"] == 'names with "emb", a guess'
+    assert "One table, spread out: if fields lie below each other in it, --cardinalities cuts it" in out
+
+
+def test_checkpoints_without_a_field_in_common(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        torch.save({f"embedding_dict.{name}.weight": torch.randn(40, 4)}, f"{name}.pt")
+    assert "b.pt: has no field of" in refused(capsys, "a.pt", "--against", "b.pt")
+
+
+def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["\x1b]0;owned\x07", "[red]x[/]", ":smiley:", "[/x]", "a" * 500]
+    torch.save({f"embedding_dict.{name}.weight": torch.randn(40, 4) for name in names}, "a.pt")
+    found, out, _ = diagnosed(capsys, "a.pt")
+    assert {one["field"] for one in found["fields"]} == {*names}
+    assert "\x1b" not in out and "\x07" not in out and "[red]x[/]" in out and ":smiley:" in out and "a" * 61 not in out
+    torch.save({"\x1b[2J": torch.ones(3)}, "b.pt")
+    torch.save({"\x1b[2J": torch.ones(3, 4)}, "c.pt")
+    for name in ("b.pt", "c.pt"):
+        assert "\x1b" not in refused(capsys, name)
 
 
 def test_a_checkpoint_without_tables(capsys: pytest.CaptureFixture[str]) -> None:

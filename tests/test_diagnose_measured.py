@@ -13,7 +13,7 @@ from recsys_collapse.diagnose.advice import advise, paper_evidence
 from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.measured import FieldRecord, measure_field, measure_fields
 from recsys_collapse.diagnose.seen import read_seen
-from recsys_collapse.diagnose.verdict import WORDS
+from recsys_collapse.diagnose.verdict import WORDS, verdict
 from recsys_collapse.paper import paper_auc
 
 D, K = 400, 12
@@ -73,6 +73,7 @@ TABLES = {
     "strongly collapsed": with_spectrum([10.0, 1.0, 0.5]),
     "shared mean": random_table() + 5,
     "few rows": random_table(rows=3),
+    "constant": random_table(rows=1).expand(D, K).clone(),
     "all zero": torch.zeros(D, K),
     "not finite": random_table().index_fill(0, torch.tensor([7]), math.inf),
 }
@@ -85,6 +86,7 @@ def test_verdicts(word: str) -> None:
     assert found.reason.endswith(".")
     has_value = word not in ("all zero", "not finite")
     assert (found.relative is not None) == has_value
+    assert (found.centred.relative is not None) == (has_value and word != "constant")
     assert (found.information_abundance is not None) == has_value
 
 
@@ -143,8 +145,31 @@ def test_advice_follows_from_the_numbers() -> None:
     found = titles(*TABLES)
     assert found["Try multi-embedding at equal size"] == ["partly collapsed", "collapsed", "strongly collapsed"]
     assert found["Read these fields without their mean"] == ["shared mean"]
-    assert found["Look at these fields first"] == ["all zero", "not finite"]
+    assert found["Look at these fields first"] == ["constant", "all zero", "not finite"]
     assert titles("spread out", "few rows") == {"Nothing to mend here": []}
+
+
+def test_multi_embedding_is_not_advised_where_there_is_nothing_to_fold() -> None:
+    narrow, short = measured(with_spectrum([9.0, 1.0, 0.5])[:, :4]), measured(with_spectrum([9.0, 1.0])[:K])
+    for one in (narrow, short):
+        assert one.verdict in ("collapsed", "strongly collapsed")
+        assert "Try multi-embedding at equal size" not in [advice.title for advice in advise([one])]
+
+
+def test_a_mean_is_named_as_the_reason_only_if_it_is() -> None:
+    numbers = measured(random_table()).numbers._replace(abundance=7.4, random=10.0)
+    assert [verdict(numbers._replace(centred_relative=value))[0] for value in (0.76, 0.83, 0.85)] == [
+        "partly collapsed",
+        "partly collapsed",
+        "shared mean",
+    ]
+
+
+def test_a_field_that_is_not_needed_is_called_so() -> None:
+    low = measured(with_spectrum([10.0, 9.0, 0.01]), name="low")
+    curve = {"curve": "field", "field": "low", "points": [], "needed": 0}
+    (fewer,) = (one for one in advise([low], {"rows": 9, "tolerance": 0.1, "curves": [curve]}) if one.saved_bytes)
+    assert "low 12 to 0" in fewer.text and "not needed" in fewer.text and fewer.saved_bytes == low.bytes
 
 
 def test_multi_embedding_is_not_advised_to_one_that_has_it() -> None:
@@ -224,7 +249,7 @@ def test_counts_that_do_not_fit(
 
 
 def test_counts_that_cannot_be_read(tmp_path: Path) -> None:
-    for content in (b"", b"PAR1", b"\xff\xfe\x00", b"field,id\na,x\n"):
+    for content in (b"", b"PAR1", b"\xff\xfe\x00", b"field,id\na,x\n", b"field,id\na,0.7\n", b"field,id\na,1\na,\n"):
         (tmp_path / "c").write_bytes(content)
         with pytest.raises(ValueError, match=r"c: expected columns field, id"):
             read_seen(tmp_path / "c", {"field": D})

@@ -104,6 +104,16 @@ def test_names_that_no_pickler_writes_are_refused() -> None:
             as_protocol_2(b"\x80\x04" + data)
 
 
+def test_a_text_that_is_asked_for_many_times_is_written_once() -> None:
+    """Else 600 KB would become 40 GB."""
+    text = "x" * 10_000
+    data = pickle.dumps([text] * 5_000, 4)
+    written = as_protocol_2(data)
+    assert len(written) < 3 * len(data) + 40_000 and pickle.loads(written) == [text] * 5_000
+    named = pickle.dumps([argparse.Namespace, "Namespace", "Namespace", "argparse"], 4)  # first of all a class's name
+    assert pickle.loads(as_protocol_2(named)) == [argparse.Namespace, "Namespace", "Namespace", "argparse"]
+
+
 @given(st.binary(max_size=40))
 @settings(deadline=None, max_examples=200)
 def test_damage_is_an_error_or_a_pickle(data: bytes) -> None:

@@ -640,3 +640,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
         float(tensors["table"][start : start + 4096].sum()) for start in range(0, rows // 4, 4096)
     )  # 256 MB of it
     assert total == 0 and anonymous() - before < 16
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_tuples_that_would_be_hashed_for_ever_are_refused(tmp_path: Path, protocol: int) -> None:
+    """Sixty tuples, each of the one before twice, as a key: 2^60 steps, which Ctrl-C does not end."""
+    key: tuple[Any, ...] = (1,)
+    for _ in range(60):
+        key = (key, key)
+    data = pickle.dumps(key, protocol)
+    data = data[:-1].replace(b"\x80" + bytes([protocol]), b"\x80" + bytes([protocol]) + b"}") + b"K\x01s."
+    if protocol == 4:
+        data = b"\x80\x04}" + data[data.index(b"K\x01") :]  # without its frame
+    refused(zipped(tmp_path / "a", data), "tuples in each other")

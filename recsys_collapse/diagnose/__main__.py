@@ -5,6 +5,7 @@ import json
 import logging
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -70,9 +71,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cut.add_argument("--ranks", metavar="R,R", help="0,1,2,4,... up to the number of columns, unless given")
     cut.add_argument("--fields", nargs="*", metavar="FIELD", help="truncate only these alone; none: only all at once")
-    cut.add_argument("--rows", type=int, default=20_000, help="of the split, at most (%(default)s)")
-    cut.add_argument("--split", choices=["valid", "test"], default="valid", help="of the runs (%(default)s)")
-    cut.add_argument("--tolerance", type=float, default=0.001, help="AUC that may be lost (%(default)s)")
+    cut.add_argument("--rows", type=int, help="of the split of a run, at most (20000)")
+    cut.add_argument("--split", choices=["valid", "test"], help="of the runs (valid)")
+    cut.add_argument("--tolerance", type=float, help="AUC that may be lost (0.001)")
     cut.add_argument("--store-dir", type=Path, metavar="FOLDER", help="of the runs' prepared data, if it was moved")
     cut.add_argument("--allow", nargs="*", default=[], metavar="PREFIX", help="classes a run may build from as well")
     return own
@@ -86,9 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _act(options, words)
     except (ValueError, OSError) as error:
-        lines = str(error).splitlines()  # in which names stand that anybody may have chosen
-        shown = ("".join(char if char.isprintable() else "?" for char in line) for line in lines)
-        print("recsys_collapse.diagnose:", *shown, sep="\n" if len(lines) > 1 else " ", file=sys.stderr)
+        from recsys_collapse.diagnose.terminal import plain
+
+        lines = [plain(line) for line in str(error).splitlines()]  # names in it may be anybody's
+        print("recsys_collapse.diagnose:", *lines, sep="\n" if len(lines) > 1 else " ", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -97,23 +99,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from recsys_collapse.diagnose.diagnosis import Options, diagnose, read
+    from recsys_collapse.diagnose.diagnosis import Options, check_fields, diagnose, read
     from recsys_collapse.diagnose.fields import read_cardinalities
     from recsys_collapse.diagnose.page import write_page
     from recsys_collapse.diagnose.seen import read_seen
     from recsys_collapse.diagnose.terminal import shown
     from recsys_collapse.runs.durable import write_json
 
-    if (options.checkpoint is None) == (not options.run):
-        raise ValueError("expected a CHECKPOINT, or --run RUN for a run with its truncation curves; see --help")
-    if options.run and options.score:
-        raise ValueError("--run scores with the model of the run: leave --score out")
+    _check_options(options)
     sizes = None if options.cardinalities is None else read_cardinalities(options.cardinalities)
     found = Options(options.tables, sizes, options.sets, options.state, options.skip_objects)
     main_path, *others = options.run or [options.checkpoint]
-    folder = options.output or Path("diagnosis") / (main_path.name if main_path.is_dir() else main_path.stem)
+    own = main_path.absolute().resolve()
+    folder = options.output or Path("diagnosis") / (own.name if own.is_dir() else main_path.stem)
     checkpoint = read(main_path, found)
     against = [read(path, found) for path in [*options.against, *others]]
+    check_fields(checkpoint, against)
     _check_place(folder, checkpoint.path)
     truncation = _truncation(options, checkpoint)
     total = sum(len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables)
@@ -126,16 +127,37 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     diagnosis["made_by"] = _made_by(words)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(shown(diagnosis, console.width))
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "diagnosis.json", diagnosis)
     write_page(diagnosis, folder / "diagnosis.html")
     print(f"\npage     {folder / 'diagnosis.html'}\nnumbers  {folder / 'diagnosis.json'}")
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """Options that do not go together.
+
+    Raises:
+        ValueError: names them.
+    """
+    if (options.checkpoint is None) == (not options.run):
+        raise ValueError("expected a CHECKPOINT, or --run RUN for a run with its truncation curves; see --help")
+    if options.run and options.score:
+        raise ValueError("--run scores with the model of the run: leave --score out")
+    if options.sets is not None and options.sets < 1:
+        raise ValueError(f"--sets {options.sets}: expected the number of embedding sets, 1 or more")
+    only = {"ranks", "fields", "tolerance"} if options.score else {"ranks", "fields", "tolerance", "rows", "split"}
+    given = sorted(f"--{name}" for name in only if getattr(options, name) is not None)
+    if given and not (options.run or options.score):
+        raise ValueError(f"{', '.join(given)}: only with truncation, which --run or --score asks for")
+    if options.score and (options.rows is not None or options.split):
+        raise ValueError("--rows, --split: the function of --score chooses its rows: leave them out")
+
+
 def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
     """Truncation curves of every run, or of the user's own model; none if neither is given."""
     ranks = None if options.ranks is None else _ranks(options.ranks)
-    common: dict[str, Any] = {"ranks": ranks, "tolerance": options.tolerance, "alone": options.fields}
+    common: dict[str, Any] = {"ranks": ranks, "alone": options.fields}
+    common |= {} if options.tolerance is None else {"tolerance": options.tolerance}
+    rows = {name: value for name in ("rows", "split") if (value := getattr(options, name)) is not None}
     found = []
     if options.score:
         from recsys_collapse.diagnose.truncation.of_function import load_score, truncate_tables
@@ -147,7 +169,7 @@ def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[d
         from recsys_collapse.load import load_run
 
         run = load_run(path, options.allow, options.store_dir)
-        found.append(truncate_run(run, path.absolute().name, split=options.split, rows=options.rows, **common))
+        found.append(truncate_run(run, path.absolute().name, **rows, **common))
     return [asdict(one) for one in found]
 
 
@@ -158,32 +180,37 @@ def _ranks(words: str) -> list[int]:
 
 
 def _check_place(folder: Path, checkpoint: Path) -> None:
-    """A diagnosis replaces only an earlier one of the same checkpoint.
+    """Make the folder, before any long work. A diagnosis replaces only an earlier one of the same checkpoint.
 
     Raises:
         ValueError: there is another one, or something else of that name.
+        OSError: nothing can be written there.
     """
     path = folder / "diagnosis.json"
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_bytes())["checkpoint"]["path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is there, and no diagnosis: choose another folder by --output") from error
-    if Path(before).absolute() != checkpoint.absolute():
-        raise ValueError(f"{path}: is that of {before}: choose another folder by --output")
+    if path.exists():
+        try:
+            before = json.loads(path.read_bytes())["checkpoint"]["path"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: is there, and no diagnosis: choose another folder by --output") from error
+        if Path(before) != checkpoint:
+            raise ValueError(f"{path}: is that of {before}: choose another folder by --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
     """A bar over the rows of all tables, on a terminal only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    from recsys_collapse.diagnose.terminal import plain
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task, before = bar.add_task("reading", total=total), 0
 
         def told(field: str, rows: int) -> None:
             nonlocal before
-            bar.update(task, description=field[:40], advance=before)
+            bar.update(task, description=plain(field)[:40], advance=before)
             before = rows
 
         yield told

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from recsys_collapse.diagnose.advice import EVERY_ROW, LIMITS, NOT_RETRAINED, SEEN_ROWS, advise
 from recsys_collapse.diagnose.fields import FieldTable, cut
-from recsys_collapse.diagnose.layouts import GUESS, LeftOut, recognise
+from recsys_collapse.diagnose.layouts import Found, LeftOut, Member, recognise
 from recsys_collapse.diagnose.measured import FieldRecord, measure_fields
-from recsys_collapse.diagnose.own import checkpoint_of, origin
+from recsys_collapse.diagnose.own import BEST, checkpoint_of, origin
 from recsys_collapse.diagnose.verdict import COLLAPSED, PARTLY, WORDS
 from recsys_collapse.diagnose.weights import read_weights
 
@@ -64,18 +64,42 @@ def read(path: Path, options: Options = Options()) -> Checkpoint:
     file = checkpoint_of(path)
     weights = read_weights(file, options.state, options.skip_objects)
     own = origin(file, weights.tensors) if options.tables is None else None
-    layout, members, left_out = recognise(weights.tensors, own.pattern if own else options.tables)
-    sizes, entries, sets = options.cardinalities, layout.entries, options.num_sets or 1
     if own is not None:
-        sizes, entries, sets = sizes or own.cardinalities, own.entries, options.num_sets or own.num_sets
-    tables = cut(weights.tensors, members, sizes, sets, entries)
-    name = own.layout if own else f"{layout.name}{', a guess' if layout == GUESS else ''}"
-    return Checkpoint(file, _label(path, weights.values), weights.format, name, tables, weights.tensors, left_out)
+        found = Found(own.layout, [Member(own.tensor, own.tensor, None, None, own.entries)], [])
+        sizes, sets = options.cardinalities or own.cardinalities, options.num_sets or own.num_sets
+    else:
+        found, sizes, sets = recognise(weights.tensors, options.tables), options.cardinalities, options.num_sets or 1
+    tables = cut(weights.tensors, found.members, sizes, sets)
+    label = _label(path, weights.values)
+    return Checkpoint(file.absolute(), label, weights.format, found.layout, tables, weights.tensors, found.left_out)
 
 
 def _label(path: Path, values: Mapping[str, Any]) -> str:
+    """What it is called, short: the file, or the run."""
+    path = path.absolute()
+    if path.is_dir():
+        path = path.resolve()
+    elif path.parent.name == BEST.parent.name:  # of a run, or as Lightning lays them: all have the same names
+        path = path.relative_to(path.parent.parent.parent)
     epoch = values.get("epoch")
-    return f"{path.name}, epoch {epoch}" if isinstance(epoch, int) else path.name
+    name = str(path) if not path.is_absolute() else path.name
+    return f"{name}, epoch {epoch}" if isinstance(epoch, int) else name
+
+
+def check_fields(checkpoint: Checkpoint, against: Sequence[Checkpoint]) -> None:
+    """Checkpoints that are compared must have fields in common, which are matched by name.
+
+    Raises:
+        ValueError: one has none.
+    """
+    names = [table.name for table in checkpoint.tables]
+    for one in against:
+        theirs = [table.name for table in one.tables]
+        if not {*names} & {*theirs}:
+            raise ValueError(
+                f"{one.path}: has no field of {checkpoint.path}: {', '.join(theirs[:8])}; expected some of "
+                f"{', '.join(names[:8])}: the groups (?P<field>...) of --tables name fields"
+            )
 
 
 Progress = Callable[[str, int], None]
@@ -146,6 +170,8 @@ def summary(records: Sequence[FieldRecord]) -> dict[str, Any]:
     total = len(records)
     text = f"{collapsed} of {total} field{'s' * (total != 1)} collapsed"
     text += f", {strongly} of them to less than half." if collapsed else "."
+    if total == 1:
+        text = f"One table, {records[0].verdict}: if fields lie below each other in it, --cardinalities cuts it."
     if known:
         text += f" The median field keeps {statistics.median(known):.0%} of the information abundance of a random table"
         text += " of its shape."

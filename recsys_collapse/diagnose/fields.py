@@ -54,17 +54,15 @@ def cut(
     members: Sequence[Member],
     cardinalities: Mapping[str, int] | None = None,
     num_sets: int = 1,
-    entries: str = "normal",
 ) -> list[FieldTable]:
     """The fields of recognised tables: sets together, and tables of several fields cut at their cardinalities.
 
     Args:
         tensors: of the checkpoint, by name.
-        members: from `recognise`.
+        members: from `recognise`, or known.
         cardinalities: rows of every field, in order: of tables with as many rows in all. Empty: tables that may hold
             several fields are taken for the table of one.
         num_sets: M, if a single tensor has all sets side by side.
-        entries: how the tables are initialised.
 
     Raises:
         ValueError: a table of several fields, and no cardinalities or others than its rows; cardinalities that belong
@@ -72,6 +70,7 @@ def cut(
     """
     groups = _groups(members)
     fused = [own for own in groups if cardinalities and sum(cardinalities.values()) == len(tensors[own[0].tensor])]
+    fused = [own for own in fused if own[0].field is None] or fused  # a field may have as many rows as all together
     if cardinalities and not fused:
         rows = ", ".join(f"{own[0].tensor} {len(tensors[own[0].tensor]):,}" for own in groups[:8])
         raise ValueError(
@@ -80,9 +79,9 @@ def cut(
         )
     found = list[FieldTable]()
     for own in groups:
-        sizes = {own[0].field or _short(own[0].tensor): _rows(tensors, own)}
+        sizes = {own[0].field or _short(own[0].table): _rows(tensors, own)}
         if own in fused and cardinalities:
-            prefix = f"{_short(own[0].tensor)}." if len(fused) > 1 else ""
+            prefix = f"{_short(own[0].table)}." if len(fused) > 1 else ""
             sizes = {prefix + name: size for name, size in cardinalities.items()}
         elif own[0].field is None and cardinalities != {}:
             raise ValueError(
@@ -94,16 +93,17 @@ def cut(
         if (columns := tensors[own[0].tensor].shape[1]) % num_sets:
             raise ValueError(f"{own[0].tensor}: {columns} columns are not {num_sets} embedding sets side by side")
         for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True):
-            found.append(FieldTable(name, [(member.tensor, slice(end - size, end)) for member in own], sets, entries))
+            found.append(
+                FieldTable(name, [(member.tensor, slice(end - size, end)) for member in own], sets, own[0].entries)
+            )
     return found
 
 
 def _groups(members: Sequence[Member]) -> list[list[Member]]:
     """Members of the same table in different sets, in the order of the sets."""
-    grouped: dict[str | None, list[Member]] = {}
+    grouped: dict[str, list[Member]] = {}
     for member in members:
-        alone = member.field is None and member.embedding_set is None  # of two towers, each is a table of its own
-        grouped.setdefault(member.tensor if alone else member.field, []).append(member)
+        grouped.setdefault(member.table, []).append(member)
     return [sorted(own, key=lambda member: member.embedding_set or 0) for own in grouped.values()]
 
 

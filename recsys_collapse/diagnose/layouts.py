@@ -6,8 +6,7 @@ other in one table. A new library is one more line in `LAYOUTS`.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,42 +22,67 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (
-    Layout("FuxiCTR", r"(?:.*\.)?embedding_layer\.embedding_layers?\.(?P<field>.+)\.weight"),
-    Layout("DeepCTR-Torch", r"(?:.*\.)?embedding_dict\.(?P<field>.+)\.weight"),
+    Layout("FuxiCTR", r"(?:.*\.)?embedding_layer\.embedding_layers?\.(?P<field>.+)(?<!\.proj)\.weight"),
+    Layout("DeepCTR-Torch", r"(?:.*\.)?(?:second_order_)?embedding_dict\.(?P<field>.+)\.weight"),
     Layout("RecBole, context-aware", r"(?:.*\.)?token_embedding_table\.(?:(?:user|item)\.)?embedding\.weight"),
-    Layout("RecBole", r"(?:.*\.)?(?P<field>user|item)_embedding\.weight"),
+    Layout("RecBole, sequences", r"(?:.*\.)?token_seq_embedding_table\.(?P<field>(?:\w+\.)?\d+)\.weight"),
     Layout(
         "torchfm (the official code)",
         r"(?:.*\.)?(?:embedding|embeddings\.(?P<set>\d+)(?:\.0)?)\.embedding\.weight",
         "uniform",
     ),
     Layout("torchfm, field-aware", r"(?:.*\.)?ffm\.embeddings\.(?P<set>\d+)\.weight", "uniform"),
-    Layout("TorchRec", r"(?:.*\.)?(?:embedding_bags|embeddings)\.(?P<field>[^.]*[^.\d][^.]*)\.weight"),
-    Layout('names with "emb"', r"(?P<field>(?i:.*emb.*?))(?:\.weight)?"),
+    Layout("TorchRec", r"(?:.*\.)?embedding_bags\.(?P<field>[^.]+)\.weight", "uniform"),
+    Layout(
+        "TorchRec or a ModuleDict of embeddings",
+        r"(?:.*\.)?embeddings\.(?P<field>(?!word_|position_|token_type_)[^.]*[^.\d][^.]*)\.weight",
+        "uniform",
+    ),
+    Layout("<field>_embedding (RecBole)", r"(?:.*\.)?(?P<field>(?!position|pos_|token_type)\w+)_embedding\.weight"),
 )
-"""Tried in this order; the first that fits a usable tensor is taken. The last one is a guess, and called so."""
-GUESS = LAYOUTS[-1]
+"""All together: a tensor belongs to the first one that fits its whole name."""
+GUESS = Layout(
+    'names with "emb", a guess',
+    r"(?!.*(?i:proj|attn|attention|mlp|norm|pos_|position|token_type))"
+    r"(?P<field>.*(?:(?<![a-zA-Z])[eE]mb|(?<=[a-z])Emb).*?)(?:\.weight)?",
+)
+"""Only where no layout fits anything: "emb" at the beginning of a word."""
+LONGEST_NAME = 1000  # characters; longer ones are nobody's, and take time
+MOST_COLUMNS = 8192  # of which products of all pairs are kept, in float64: 0.5 GB
 
 
 class Member(NamedTuple):
-    """A tensor of a layout: its name in the checkpoint, its field (None: all of them), its set (None: the only one)."""
+    """A tensor that is a table, or one embedding set of one."""
 
     tensor: str
+    table: str
+    """The tensor's name without the number of its set: what sets of one table have in common."""
     field: str | None
+    """None: all fields below each other."""
     embedding_set: int | None
+    """None: the only one."""
+    entries: str
 
 
 class LeftOut(NamedTuple):
-    """A tensor whose name fits, and why it is no table."""
+    """A tensor that could be a table by its name, and why it is none."""
 
     name: str
     shape: tuple[int, ...]
     why: str
 
 
+class Found(NamedTuple):
+    """The tables of a checkpoint, in the words of the layouts that they have."""
+
+    layout: str
+    members: list[Member]
+    left_out: list[LeftOut]
+
+
 def why_unusable(tensor: Tensor) -> str | None:
     """Why a tensor is no embedding table with a spectrum; None if it may be one."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         return "not a dense tensor of numbers"
     if not tensor.is_floating_point():
         return f"{str(tensor.dtype).removeprefix('torch.')}: not floating-point numbers"
@@ -68,32 +92,31 @@ def why_unusable(tensor: Tensor) -> str | None:
         return "its rows are one and the same piece of the file"
     if tensor.shape[1] == 1:
         return "one column: a first-order weight, or the projection of a number"
+    if tensor.shape[1] > MOST_COLUMNS:
+        return f"more than {MOST_COLUMNS:,} columns"
     if tensor.shape[0] < 2:
         return "one row or none"
     return None
 
 
-def recognise(tensors: Mapping[str, Tensor], pattern: str | None = None) -> tuple[Layout, list[Member], list[LeftOut]]:
-    """The tables among the tensors of a checkpoint.
+def recognise(tensors: Mapping[str, Tensor], pattern: str | None = None) -> Found:
+    """The tables among the tensors of a checkpoint, each once, whatever number of names it has.
 
     Args:
         tensors: by name.
         pattern: a regular expression for the whole name, instead of `LAYOUTS`; it may have the groups `field` and
             `set`. Without `field`, a table's own name is that of its field.
 
-    Returns:
-        The layout, its tables, and what has such a name but is none.
-
     Raises:
         ValueError: not a regular expression; it or no layout fits a usable tensor: names what could be meant.
     """
-    layouts = LAYOUTS if pattern is None else (_own(pattern),)
     left_out: list[LeftOut] = []
-    for layout in layouts:
-        members, unusable = _fitting(tensors, layout)
+    for layouts in [LAYOUTS, (GUESS,)] if pattern is None else [(_own(pattern),)]:
+        names, members, unusable = _fitting(tensors, layouts)
         if members:
-            return layout, _with_names(members), unusable
-        left_out += [one for one in unusable if one not in left_out]
+            members = _with_names(_once(tensors, members))
+            return Found(", ".join(names), members, unusable + _not_taken(tensors, members, unusable, pattern))
+        left_out += unusable
     raise ValueError(_nothing_found(tensors, pattern, left_out))
 
 
@@ -109,33 +132,75 @@ def _own(pattern: str) -> Layout:
     return Layout(f"--tables {pattern}", pattern if found.groupindex else f"(?P<field>{pattern})")
 
 
-def _fitting(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[list[Member], list[LeftOut]]:
-    members, unusable = [], []
+def _fitting(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[list[str], list[Member], list[LeftOut]]:
+    """Names of the layouts that fit anything usable, what that is, and what is not usable."""
+    names, members, unusable = list[str](), list[Member](), list[LeftOut]()
     for name, tensor in tensors.items():
-        if (match := re.fullmatch(layout.pattern, name)) is None:
-            continue
-        if why := why_unusable(tensor):
-            unusable.append(LeftOut(name, tuple(tensor.shape), why))
-            continue
-        groups = match.groupdict()
-        number = groups.get("set")
-        if number is not None and not number.isdecimal():
-            raise ValueError(
-                f"--tables: the group `set` is {number!r} in {name}; expected a number, such as (?P<set>\\d+)"
-            )
-        members.append(Member(name, groups.get("field"), None if number is None else int(number)))
-    return members, unusable
+        for layout in layouts if len(name) <= LONGEST_NAME else ():
+            if (match := re.fullmatch(layout.pattern, name)) is None:
+                continue
+            if why := why_unusable(tensor):
+                unusable.append(LeftOut(name, tuple(tensor.shape), why))
+                break
+            members.append(_member(name, match, layout))
+            names += [] if layout.name in names else [layout.name]
+            break
+    return names, members, unusable
+
+
+def _member(name: str, match: re.Match[str], layout: Layout) -> Member:
+    groups = match.groupdict()
+    if (number := groups.get("set")) is None:
+        return Member(name, name, groups.get("field"), None, layout.entries)
+    if not number.isdecimal():
+        raise ValueError(f"--tables: the group `set` is {number!r} in {name}; expected a number, such as (?P<set>\\d+)")
+    start, end = match.span("set")
+    return Member(name, f"{name[:start]}*{name[end:]}", groups.get("field"), int(number), layout.entries)
+
+
+def identity(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for two names of one tensor: tied tables, which modules share."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return (id(tensor),)
+    storage = tensor.untyped_storage().data_ptr()
+    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def _once(tensors: Mapping[str, Tensor], members: Sequence[Member]) -> list[Member]:
+    """Tied tables as one, under both names."""
+    found: dict[tuple[object, ...], Member] = {}
+    for member in members:
+        key = identity(tensors[member.tensor])
+        first = found.setdefault(key, member)
+        if first is not member and first.field and member.field and first.field != member.field:
+            found[key] = first._replace(field=f"{first.field} = {member.field}")
+    return list(found.values())
 
 
 def _with_names(members: list[Member]) -> list[Member]:
     """Fields with a name each: where several tables would have the same one, as in two towers, their whole names."""
-    keys = [(member.field, member.embedding_set) for member in members]
-    times = Counter(keys)
+    tables: dict[str | None, set[str]] = {}
+    for member in members:
+        tables.setdefault(member.field, set()).add(member.table)
     return [
-        member._replace(field=member.tensor.removesuffix(".weight"))
-        if member.field is not None and times[key] > 1
+        member._replace(field=member.table.removesuffix(".weight"))
+        if member.field is not None and len(tables[member.field]) > 1
         else member
-        for member, key in zip(members, keys, strict=True)
+        for member in members
+    ]
+
+
+def _not_taken(
+    tensors: Mapping[str, Tensor], members: Sequence[Member], unusable: Sequence[LeftOut], pattern: str | None
+) -> list[LeftOut]:
+    """What has "emb" in its name and two dimensions and is not among the tables: the user may want it."""
+    known = {identity(tensors[member.tensor]) for member in members}
+    named = {one.name for one in unusable}
+    return [
+        LeftOut(name, tuple(tensor.shape), "no name of a known library; --tables takes it")
+        for name, tensor in tensors.items()
+        if pattern is None and "emb" in name.lower() and name not in named
+        if why_unusable(tensor) is None and identity(tensor) not in known
     ]
 
 

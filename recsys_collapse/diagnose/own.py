@@ -15,6 +15,7 @@ from torch import Tensor
 
 BEST = Path("checkpoints") / "best.ckpt"
 CARD = "card.json"
+TABLE = "backbone.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Origin:
     """What the files beside a checkpoint say of its one table, which holds all fields and all sets."""
 
     layout: str
-    pattern: str
-    """The name of the table in the checkpoint, as for `--tables`."""
+    tensor: str
+    """The name of the table in the checkpoint."""
     cardinalities: dict[str, int] | None
     num_sets: int
     entries: str = "uniform"
@@ -54,27 +55,28 @@ def origin(path: Path, tensors: Mapping[str, Tensor]) -> Origin | None:
         ValueError: such a file is damaged.
     """
     run_dir = path.absolute().parent.parent
-    if "backbone.embedding.weight" in tensors and (run_dir / "config.yaml").is_file():
+    if TABLE in tensors and (run_dir / "config.yaml").is_file():
         return _of_run(run_dir)
     if "embedding.weight" in tensors and path.with_name(CARD).is_file():
         return _of_export(path.with_name(CARD))
     return None
 
 
-def _of_run(run_dir: Path) -> Origin:
+def _of_run(run_dir: Path) -> Origin | None:
     path = run_dir / "config.yaml"
     try:
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise TypeError("no mapping")
+        if "embed" not in config or "init" not in config:  # such as the config of LightningCLI
+            return None
         num_sets, init = config.embed.num_sets, config.init
     except Exception as error:  # it may be damaged or no YAML at all
         raise ValueError(f"{path}: expected the config of a run: {type(error).__name__}: {error}") from error
     if isinstance(num_sets, bool) or not isinstance(num_sets, int) or num_sets < 1:
         raise ValueError(f"{path}: embed.num_sets={num_sets!r}: expected an integer of 1 or more")
     entries = "normal" if init == "normal" else "uniform"
-    pattern = r"backbone\.embedding\.weight"
-    return Origin("recsys_collapse, a run", pattern, _measured_cardinalities(run_dir), num_sets, entries, run_dir)
+    return Origin("recsys_collapse, a run", TABLE, _measured_cardinalities(run_dir), num_sets, entries, run_dir)
 
 
 def _measured_cardinalities(run_dir: Path) -> dict[str, int] | None:
@@ -99,4 +101,4 @@ def _of_export(path: Path) -> Origin:
         num_sets = int(built["num_sets"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected the card of an export: {type(error).__name__}: {error}") from error
-    return Origin("recsys_collapse, an export", r"embedding\.weight", sizes, max(num_sets, 1))
+    return Origin("recsys_collapse, an export", "embedding.weight", sizes, max(num_sets, 1))

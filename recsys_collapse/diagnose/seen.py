@@ -58,6 +58,9 @@ def _read(path: Path) -> pl.DataFrame:
         if lacking:
             raise ValueError(f"no column {' and '.join(sorted(lacking))}: found {', '.join(frame.columns)}")
         numbers = [name for name in ("id", "count") if name in frame.columns]
+        for name in numbers:
+            if not frame.schema[name].is_integer() or frame[name].null_count():
+                raise ValueError(f"column {name}: expected whole numbers, and one in every row")
         return frame.select(pl.col("field").cast(pl.String), *(pl.col(name).cast(pl.Int64) for name in numbers))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"--counts {path}: expected {WANTED}: {type(error).__name__}: {error}") from error

@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,24 +25,24 @@ def shown(diagnosis: Mapping[str, Any], width: int) -> RenderableType:
     parts: list[RenderableType] = [field_table(diagnosis, width), Text(diagnosis["summary"]["text"])]
     by_reason: dict[str, list[str]] = {}
     for one in diagnosis["left_out"]:
-        by_reason.setdefault(one["why"], []).append(printable(f"{one['name']} {tuple(one['shape'])}"))
+        by_reason.setdefault(one["why"], []).append(plain(f"{one['name'][:200]} {tuple(one['shape'])}"))
     for why, names in by_reason.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        parts.append(Text.from_markup(f"[dim]left out ({printable(why)}): {', '.join(names[:3])}{more}[/]"))
+        parts.append(Text(f"left out ({why}): {', '.join(names[:3])}{more}", style="dim"))
     if diagnosis["against"]:
         parts.append(change_table(diagnosis))
     if diagnosis["truncation"]:
         parts += [truncation_table(model, width) for model in diagnosis["truncation"]]
     for one in diagnosis["advice"]:
-        title, text, evidence = (printable(one[key]) for key in ("title", "text", "evidence"))
-        parts.append(Text.from_markup(f"\n[bold]{title}[/]\n{text}\n[dim]{evidence}[/]"))
+        title, text, evidence = (plain(one[key]) for key in ("title", "text", "evidence"))
+        parts.append(Text.assemble("\n", (title, "bold"), f"\n{text}\n", (evidence, "dim")))
     return Group(*parts)
 
 
 def field_table(diagnosis: Mapping[str, Any], width: int) -> Table:
     """A row per field, the most collapsed first."""
     checkpoint, fields = diagnosis["checkpoint"], diagnosis["fields"]
-    title = printable(f"{checkpoint['label']} ({checkpoint['layout']}, {checkpoint['bytes'] / 1e6:,.1f} MB)")
+    title = f"{checkpoint['label']} ({checkpoint['layout']}, {checkpoint['bytes'] / 1e6:,.1f} MB)"
     wide = width >= NARROW
     means = ["without\nmean"] if wide else []
     table = _table(title, ["D", "K", "IA", "IA /\nrandom", *means, "effective\nrank", "first σ,\nenergy"])
@@ -69,7 +68,7 @@ def field_table(diagnosis: Mapping[str, Any], width: int) -> Table:
 def change_table(diagnosis: Mapping[str, Any]) -> Table:
     """IA / random of the fields over checkpoints, the last one being that of the diagnosis."""
     others = diagnosis["against"]
-    labels = [*(printable(one["label"]) for one in others), printable(diagnosis["checkpoint"]["label"])]
+    labels = [*(one["label"] for one in others), diagnosis["checkpoint"]["label"]]
     table = _table("IA / random beside other checkpoints", labels)
     for field in diagnosis["fields"][:MOST_FIELDS]:
         values = [one["fields"].get(field["field"], {}).get("relative") for one in others]
@@ -83,7 +82,7 @@ def truncation_table(model: Mapping[str, Any], width: int) -> Table:
     while len(ranks) > max(2, (width - 26) // 7):
         ranks = ranks[::-2][::-1]
     where = f" {model['split']}" if model["split"] else ""
-    title = printable(f"{model['label']}: AUC after truncation, on {model['rows']:,}{where} rows")
+    title = f"{model['label']}: AUC after truncation, on {model['rows']:,}{where} rows"
     table = _table(title, [*(f"r={rank}" for rank in ranks), "needed"], first="truncated")
     table.caption = f"needed: the rank from which on the AUC loses at most {model['tolerance']:g}"
     if together := model["together"]:
@@ -97,20 +96,21 @@ def truncation_table(model: Mapping[str, Any], width: int) -> Table:
 
 def _table(title: str, numbers: Sequence[str], first: str = "field") -> Table:
     """A column of names, which are broken and never cut, and columns of numbers."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
+    table = Table(title=Text(plain(title)), title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column(first, overflow="fold")
     for name in numbers:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(plain(name)), justify="right", overflow="fold")
     return table
 
 
-def printable(text: str) -> str:
-    """A name that anybody may have chosen, without what moves a terminal's cursor and without rich's markup."""
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
+def plain(text: str) -> str:
+    """Words in which names may stand that anybody has chosen, without what moves a terminal's cursor."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _name(text: str) -> str:
-    return printable(text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…")
+def _name(text: str) -> Text:
+    """As it is: in a string, rich would look for its own markup and for emoji."""
+    return Text(plain(text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -19,6 +19,7 @@ WORDS = {
     "shared mean": f"below {SPREAD} because of a mean that all rows share; at least {SPREAD} and {MEAN} more without",
     "spread out": f"at least {SPREAD}",
     "few rows": f"fewer than {FEWEST_ROWS} rows: nothing can be said",
+    "constant": "all rows are equal",
     "all zero": "every entry is 0",
     "not finite": "an entry is infinite or not a number",
 }
@@ -54,6 +55,8 @@ def verdict(numbers: Numbers, finite: bool = True) -> tuple[str, str]:
         return "not finite", "An entry is infinite or not a number: the table has no spectrum."
     if math.isnan(numbers.abundance):
         return "all zero", "Every entry is 0: nothing was learned, or weight decay has removed it."
+    if numbers.rows > 1 and math.isnan(numbers.centred_relative):
+        return "constant", "All rows are equal: the field tells nothing apart."
     if numbers.rows < FEWEST_ROWS:
         return "few rows", f"{numbers.rows} rows: a random table of this shape can have any such spectrum."
     word = _word(numbers.relative)

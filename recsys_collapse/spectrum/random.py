@@ -100,6 +100,7 @@ def _drawn_spectrum(reference: Reference) -> Tensor:
     return (sigma_SC / torch.linalg.vector_norm(sigma_SC, dim=1, keepdim=True)).mean(0)
 
 
+@lru_cache(maxsize=2)  # metrics and spectrum of a reference are asked for one after the other
 def _drawn(reference: Reference) -> Tensor:
     """Singular values of random matrices, (draws, min(D, C))."""
     size = min(reference.rows - reference.centred, reference.columns)

@@ -15,6 +15,7 @@ VERDICTS = {  # words of a verdict, from worst to best and then those without an
     "spread out": "spread",
     "shared mean": "shared",
     "few rows": "few",
+    "constant": "zero",
     "all zero": "zero",
     "not finite": "broken",
 }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys_collapse.diagnose.fields import FieldTable
+from recsys_collapse.diagnose.layouts import identity
 from recsys_collapse.diagnose.truncation.curves import Truncation
 from recsys_collapse.diagnose.truncation.truncate import TOLERANCE, Directions, Projections, placed, truncate
 from recsys_collapse.spectrum.gram import field_moments
@@ -95,12 +96,14 @@ def truncated(
     """All tensors; those that hold a field of `projections` are copies, in which its table is projected."""
     changed = [table for table in tables if table.name in projections]
     copies = {name: tensors[name].clone() for table in changed for name, _ in table.parts}
+    tied = {identity(tensors[name]): copy for name, copy in copies.items()}
     for table in changed:
         for views in _blocks(table, copies):
             e_BC = torch.cat(views, dim=1).double() @ projections[table.name].to(views[0].device)
             for view, part in zip(views, e_BC.split([view.shape[1] for view in views], dim=1), strict=True):
                 view.copy_(part)
-    return {**tensors, **copies}
+    # A tied tensor under its other names, too: whoever loads them would undo the truncation.
+    return {name: tied.get(identity(tensor), tensor) for name, tensor in tensors.items()}
 
 
 def _called(score: Score, tensors: dict[str, Tensor], source: str) -> tuple[Tensor, np.ndarray]:

@@ -42,6 +42,8 @@ SAVE = (
 )
 DEEPEST_TUPLE = 10_000
 """Tuples in each other: Python's stack ends at some 100,000 when their hash is asked for."""
+LARGEST_TUPLE = 1_000_000
+"""Things in a tuple, those in tuples in it as often as they are there: as many as its hash looks at."""
 
 
 AGAIN = ": copy it again; if that does not help, torch.save the model's state_dict() again where it was trained"
@@ -206,25 +208,29 @@ def _names_in(file: IO[bytes]) -> Names:
 
 
 def _check_nesting(pickle: bytes) -> None:
-    """Raise if tuples are in each other so deeply that Python's stack would end: goes through it, and makes nothing."""
-    if sum(pickle.count(code) for code in (b"t", b"\x85", b"\x86", b"\x87")) < DEEPEST_TUPLE:
-        return
-    depths: list[int] = []  # of what is on the reader's stack
-    below: list[list[int]] = []  # the stacks under the marks
-    memo: dict[Any, int] = {}
+    """Raise if the hash of a tuple would end Python's stack or take for ever: goes through it, and makes nothing.
+
+    Sixty tuples, each of which holds the one before it twice, are 2^60 things to look at in a few hundred bytes.
+    """
+    sizes: list[tuple[int, int]] = []  # of what is on the reader's stack: tuples in each other, and things in them
+    below: list[list[tuple[int, int]]] = []  # the stacks under the marks
+    memo: dict[Any, tuple[int, int]] = {}
     for code, argument, _ in pickletools.genops(pickle):
         if code.name == "MARK":
-            below.append(depths)
-            depths = []
+            below.append(sizes)
+            sizes = []
         elif code.name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = depths[-1]
+            memo[argument] = sizes[-1]
         elif code.name in ("BINGET", "LONG_BINGET"):
-            depths.append(memo[argument])
+            sizes.append(memo[argument])
         else:
-            taken, count = [0], len(code.stack_before)
+            taken, count = list[tuple[int, int]](), len(code.stack_before)
             if pickletools.stackslice in code.stack_before:
-                taken, depths, count = [0, *depths], below.pop(), count - 2
-            taken += [depths.pop() for _ in range(count)]
-            depths += [max(taken) + code.name.startswith("TUPLE") for _ in code.stack_after]
-            if depths and depths[-1] > DEEPEST_TUPLE:
-                raise ValueError(f"tuples in each other, more than {DEEPEST_TUPLE:,} deep")
+                taken, sizes, count = sizes, below.pop(), count - 2
+            taken = taken + [sizes.pop() for _ in range(count)]
+            made = (0, 1)
+            if code.name.startswith("TUPLE"):
+                made = (max((depth for depth, _ in taken), default=0) + 1, sum(size for _, size in taken) + 1)
+            sizes += [made for _ in code.stack_after]
+            if made[0] > DEEPEST_TUPLE or made[1] > max(LARGEST_TUPLE, len(pickle)):
+                raise ValueError(f"tuples in each other, more than {DEEPEST_TUPLE:,} deep or {LARGEST_TUPLE:,} in all")

@@ -9,6 +9,8 @@ import io
 import pickletools
 import struct
 import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,37 +36,68 @@ def as_protocol_2(pickle: bytes) -> bytes:
     """
     if protocol_of(pickle) <= 2:
         return pickle
-    written, texts = [b"\x80\x02"], list[str]()  # texts are held back: a class may be named by the last two
-    text_of: dict[int, str] = {}  # of the memo; what is remembered of a text is written out where it is asked for
+    written = [b"\x80\x02"]
+    held: list[_Text] = []  # back: a class may be named by the last two texts
+    memo: dict[int, _Text] = {}
     remembered = 0
-    instructions: list[tuple[Any, Any, Any]] = [*pickletools.genops(pickle)]
-    ends = [position for _, _, position in instructions[1:]] + [len(pickle)]
-    for (code, argument, start), end in zip(instructions, ends, strict=True):
+    for code, argument, instruction in _instructions(pickle):
         if code.name in TEXTS or code.name in BYTES:
-            texts.append(argument if code.name in TEXTS else bytes(argument).decode("latin-1"))
+            held.append(_Text(argument if code.name in TEXTS else bytes(argument).decode("latin-1")))
         elif code.name == "MEMOIZE" or code.name in PUTS:
             number = remembered if code.name == "MEMOIZE" else argument
             remembered += 1
-            if texts:
-                text_of[number] = texts[-1]
+            if held:
+                memo[number] = replace(held[-1], number=number)
+                held[-1] = memo[number]
             else:
-                text_of.pop(number, None)
-                written.append(b"r" + struct.pack("<I", number))
-        elif code.name in GETS and argument in text_of:
-            texts.append(text_of[argument])
+                memo.pop(number, None)
+                written.append(_put(number))
+        elif code.name in GETS and argument in memo:
+            held.append(memo[argument])
         elif code.name == "STACK_GLOBAL":
-            written += [*map(_text, texts[:-2]), _global(texts[-2:])]
-            texts = []
+            written += [*_write(held[:-2]), _global([one.text for one in held[-2:]])]
+            held = []
         else:
-            written += map(_text, texts)
-            texts = []
-            written.append(INSTEAD.get(code.name, pickle[start:end]))
+            written += [*_write(held), INSTEAD.get(code.name, instruction)]
+            held = []
     return b"".join(written)
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
+@dataclass
+class _Text:
+    """A text; with the number under which it is remembered, and whether it is in what was written."""
+
+    text: str
+    number: int | None = None
+    is_written: bool = False
+
+
+def _instructions(pickle: bytes) -> Iterator[tuple[Any, Any, bytes]]:
+    """Every instruction: what it is, its argument, its bytes."""
+    before: tuple[Any, Any, int] | None = None
+    for code, argument, position in pickletools.genops(pickle):
+        if before is not None:
+            yield before[0], before[1], pickle[before[2] : position]
+        before = code, argument, position or 0
+    if before is not None:
+        yield before[0], before[1], pickle[before[2] :]
+
+
+def _write(texts: Iterable[_Text]) -> Iterator[bytes]:
+    """Texts onto the stack; those that are remembered are written out once, or a small pickle would become large."""
+    for one in texts:
+        if one.is_written:
+            yield b"j" + struct.pack("<I", one.number)
+            continue
+        encoded = one.text.encode("utf-8", "surrogatepass")
+        yield b"X" + struct.pack("<I", len(encoded)) + encoded
+        if one.number is not None:
+            yield _put(one.number)
+            one.is_written = True
+
+
+def _put(number: int) -> bytes:
+    return b"r" + struct.pack("<I", number)
 
 
 def _global(names: list[str]) -> bytes:
