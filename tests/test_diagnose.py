@@ -141,6 +141,8 @@ def test_counts_leave_out_rows_that_training_has_not_seen(capsys: pytest.Capture
     found, out, _ = diagnosed(capsys, "a.pt", "--counts", "counts.csv")
     assert (found["fields"][0]["seen_rows"], found["fields"][0]["rows"]) == (20, 40)
     assert "20 of 40" in out and "Only rows that training has seen count" in found["limits"][0]
+    found, _, _ = diagnosed(capsys, "a.pt", "--counts", "counts.csv", "--frequency")
+    assert "Rows count as often as training has seen them" in found["limits"][0]
     assert "no seen id of a" in refused(capsys, "a.pt", "--counts", write("other.csv", "field,id\nb,1\n"))
 
 
@@ -235,6 +237,7 @@ def test_another_diagnosis_is_not_overwritten(
         (["none.pt", "--ranks", "1"], "--ranks: only with truncation"),
         (["none.pt", "--fields", "a", "--rows", "9"], "--fields, --rows: only with truncation"),
         (["none.pt", "--score", "a:b", "--rows", "9"], "chooses its rows"),
+        (["none.pt", "--frequency"], "--frequency: only with --counts"),
         (["none.pt", "--sets", "0"], "--sets 0: expected the number of embedding sets"),
     ],
 )
@@ -285,7 +288,7 @@ def test_a_run_without_its_measurements_must_be_told_where_fields_begin(
     found, _, _ = diagnosed(capsys, copy, "--cardinalities", sizes)
     assert found["fields"] == whole["fields"]
     monkeypatch.chdir(runs[1])
-    found, _, page = diagnosed(capsys, ".", "--output", tmp_path / "here")
+    found, _, _ = diagnosed(capsys, ".", "--output", tmp_path / "here")
     assert found["checkpoint"]["label"].startswith(f"{runs[1].name}, epoch")
 
 

@@ -231,6 +231,21 @@ def test_rows_that_were_not_seen_do_not_count(suffix: str, tmp_path: Path) -> No
     assert found.random == pytest.approx(measured(random_table(rows=200)).random, rel=1e-6)
 
 
+def test_rows_count_as_often_as_they_were_seen(tmp_path: Path) -> None:
+    """The spectrum of a table in which every row stands so many times."""
+    table, count = random_table(rows=50), [i % 4 for i in range(50)]
+    rows = [("field", i, 1) for i in range(50) for _ in range(count[i])]
+    seen = read_seen(write_counts(tmp_path / "c.csv", rows), {"field": 50}, frequency=True)
+    assert seen["field"].tolist() == count
+    (found,) = measure_fields([FieldTable("field", [("w", slice(0, 50))])], {"w": table}, seen=seen)
+    repeated = table.double().repeat_interleave(torch.tensor(count), dim=0)
+    np.testing.assert_allclose(found.spectrum, np.linalg.svd(repeated, compute_uv=False), rtol=1e-9)
+    assert found.seen_rows == sum(one > 0 for one in count)
+    path = write_counts(tmp_path / "d.csv", [("field", 1)], ("field", "id"))  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"--frequency: .* has no column count"):
+        read_seen(path, {"field": 50}, frequency=True)
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [

@@ -89,7 +89,7 @@ def everything(name: str) -> dict[str, Any]:
         {"rank": r, "auc": 0.7 + r / 100, "change": r / 100 - 0.04, "low": -0.1, "high": 0.1} for r in (0, 1, 2, 4)
     ]
     words = (("all fields", None), ("each set", None), ("field", name), ("field", "another"))
-    curves = [{"curve": curve, "field": field, "points": points, "needed": 2} for curve, field in words]
+    curves = [{"curve": curve, "field": field, "points": points, "needed": 2, "certain": 4} for curve, field in words]
     model = {"label": name, "split": "test", "rows": 1000, "auc": 0.74, "tolerance": 0.001, "curves": curves}
     other = {"label": name, "path": name, "fields": {name: {"relative": 0.75}, "another": {"relative": None}}}
     whole = made(
@@ -250,7 +250,12 @@ def test_changes_start_with_the_largest_drop() -> None:
 
 def test_ranks_that_are_needed_stand_side_by_side() -> None:
     parsed = Parsed(page(everything("plain")))
-    assert parsed.inside("td")[-6:-2] == ["2", "2", "2", "2"]  # two fields, two models; then the tensor left out
+    assert parsed.inside("td")[-6:-2] == [
+        "2 (4)",
+        "2 (4)",
+        "2 (4)",
+        "2 (4)",
+    ]  # two fields, two models; then the tensor left out
 
 
 def test_thousands_of_fields_fit(tmp_path: Path) -> None:

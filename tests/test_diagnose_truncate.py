@@ -20,7 +20,7 @@ from torch import Tensor
 from recsys_collapse.dataset.store import Store
 from recsys_collapse.diagnose.fields import FieldTable
 from recsys_collapse.diagnose.truncation import of_function, of_run
-from recsys_collapse.diagnose.truncation.curves import Curve, Point, Truncation, needed
+from recsys_collapse.diagnose.truncation.curves import Curve, Point, Truncation, enough
 from recsys_collapse.diagnose.truncation.of_function import load_score, truncate_tables, truncated
 from recsys_collapse.diagnose.truncation.of_run import sampled, truncate_run
 from recsys_collapse.diagnose.truncation.truncate import Directions, placed, ranks_of
@@ -251,7 +251,7 @@ def test_a_run_from_its_directory(tmp_path: Path) -> None:
     entry = json.loads(json.dumps(asdict(valid), allow_nan=False))
     assert [*entry] == ["label", "split", "rows", "auc", "tolerance", "curves", "together"]
     assert (entry["label"], entry["split"], entry["rows"]) == ("epoch 0", "valid", len(found.store.splits["valid"]))
-    assert {tuple(curve) for curve in entry["curves"]} == {("curve", "field", "points", "needed")}
+    assert {tuple(curve) for curve in entry["curves"]} == {("curve", "field", "points", "needed", "certain")}
     assert {tuple(point) for curve in entry["curves"] for point in curve["points"]} == {
         ("rank", "auc", "change", "low", "high")
     }
@@ -316,11 +316,14 @@ def test_ranks() -> None:
 
 
 def test_needed_is_where_the_loss_stays_small() -> None:
-    def of(*changes: float) -> int:
-        return needed([Point(i, 0.7, change, None, None) for i, change in enumerate(changes)], 0.01)
+    def of(*changes: float, half: float | None = 0.005) -> tuple[int, int]:
+        lows = [None if half is None else change - half for change in changes[:-1]] + [0.0]
+        return enough([Point(i, 0.7, change, lows[i], None) for i, change in enumerate(changes)], 0.01)
 
-    assert of(-0.2, -0.01, -0.05, -0.01, 0.02, 0) == 3  # that at rank 1 does not last
-    assert of(-0.2, -0.02, 0) == 2 and of(0.1, 0) == 0
+    assert of(-0.2, -0.01, -0.05, -0.01, 0.02, 0) == (3, 4)  # that at rank 1 does not last
+    assert of(-0.2, -0.02, 0) == (2, 2) and of(0.1, 0) == (0, 0)
+    assert of(-0.2, -0.005, -0.004, 0) == (1, 1) and of(-0.2, -0.006, -0.004, 0) == (1, 2)
+    assert of(-0.2, -0.001, 0, half=None) == (1, 2)  # without an interval nothing is certain but the whole
 
 
 def test_no_interval_with_a_single_row_of_a_class() -> None:

@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="CSV or Parquet with columns field, id, count: only rows that training has seen count",
     )
+    find.add_argument("--frequency", action="store_true", help="with --counts: rows count as often as they were seen")
     find.add_argument("--sets", type=int, metavar="M", help="embedding sets side by side in one tensor (1)")
     find.add_argument("--state", metavar="KEY", help="the key of the file that holds the tensors, such as model.net")
     find.add_argument(
@@ -121,7 +122,7 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     seen = None
     if options.counts:
         sizes = {table.name: len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables}
-        seen = read_seen(options.counts, sizes)
+        seen = read_seen(options.counts, sizes, options.frequency)
     with _progress(total) as progress:
         diagnosis = diagnose(checkpoint, against, truncation, progress, seen)
     diagnosis["made_by"] = _made_by(words)
@@ -144,6 +145,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ValueError("--run scores with the model of the run: leave --score out")
     if options.sets is not None and options.sets < 1:
         raise ValueError(f"--sets {options.sets}: expected the number of embedding sets, 1 or more")
+    if options.frequency and not options.counts:
+        raise ValueError("--frequency: only with --counts, which says how often rows were seen")
     only = {"ranks", "fields", "tolerance"} if options.score else {"ranks", "fields", "tolerance", "rows", "split"}
     given = sorted(f"--{name}" for name in only if getattr(options, name) is not None)
     if given and not (options.run or options.score):

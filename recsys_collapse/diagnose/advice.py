@@ -40,6 +40,7 @@ EVERY_ROW = (
     "initialisation, which lifts the small singular values and hides a collapse."
 )
 SEEN_ROWS = "Only rows that training has seen count, each once, however often it was seen."
+SEEN_OFTEN = "Rows count as often as training has seen them, as lookups do: frequent values decide."
 ENERGY_ONLY = (
     "99% of the squared entries are kept. That says nothing of the AUC: dimensions of little energy may matter. "
     "Measure it with --run or --score before you cut."

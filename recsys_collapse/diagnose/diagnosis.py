@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from recsys_collapse.diagnose.advice import EVERY_ROW, LIMITS, NOT_RETRAINED, SEEN_ROWS, advise
+from recsys_collapse.diagnose.advice import EVERY_ROW, LIMITS, NOT_RETRAINED, SEEN_OFTEN, SEEN_ROWS, advise
 from recsys_collapse.diagnose.fields import FieldTable, cut
 from recsys_collapse.diagnose.layouts import Found, LeftOut, Member, recognise
 from recsys_collapse.diagnose.measured import FieldRecord, measure_fields
@@ -119,14 +120,16 @@ def diagnose(
         against: others, such as earlier epochs, in their order; fields are matched by name.
         truncation: of this model, then of others, as `dataclasses.asdict` makes it.
         progress: told of every field before it is read.
-        seen: the rows that count, (D,) bool for every field of all checkpoints; None: all.
+        seen: weights of the rows (D,) for every field of all checkpoints, see `read_seen`; None: all count once.
 
     Returns:
         Plain values; the keys are described in docs/diagnose.md.
     """
     records = measure_fields(checkpoint.tables, checkpoint.tensors, progress, seen)
     others = [(one, measure_fields(one.tables, one.tensors, progress, seen)) for one in against]
-    limits = [EVERY_ROW if seen is None else SEEN_ROWS, *LIMITS, *([NOT_RETRAINED] if truncation else [])]
+    counted = next(iter(seen.values())).dtype if seen else None
+    rows = {None: EVERY_ROW, torch.bool: SEEN_ROWS}.get(counted, SEEN_OFTEN)
+    limits = [rows, *LIMITS, *([NOT_RETRAINED] if truncation else [])]
     return {
         "schema": SCHEMA,
         "checkpoint": {

@@ -81,7 +81,7 @@ def measure_fields(
         tables: from `cut`.
         tensors: of the checkpoint.
         progress: told of every field before it is read, with its rows.
-        seen: the rows that count, (D,) bool for every field; None: all.
+        seen: weights of the rows (D,) for every field, see `read_seen`; None: all count once.
     """
     records = []
     for table in tables:
@@ -92,7 +92,7 @@ def measure_fields(
 
 @torch.no_grad()
 def measure_field(table: FieldTable, tensors: Mapping[str, Tensor], seen_D: Tensor | None = None) -> FieldRecord:
-    """Spectra, metrics and verdict of one field; only of the rows `seen_D` (D,) bool, if that is known."""
+    """Spectra, metrics and verdict of one field; its rows with the weights `seen_D` (D,), if they are known."""
     rows = table.rows(tensors)
     spectra = TableSpectra(rows, [slice(0, len(rows))], table.num_sets, seen_D, table.entries)
     whole, *sets = spectra.spectra()

@@ -16,20 +16,23 @@ from torch import Tensor
 WANTED = "columns field, id and, if you like, count (rows of ids that are not in it, or have 0, were not seen)"
 
 
-def read_seen(path: Path, rows: Mapping[str, int]) -> dict[str, Tensor]:
-    """Which rows were seen, (D,) bool for every field.
+def read_seen(path: Path, rows: Mapping[str, int], frequency: bool = False) -> dict[str, Tensor]:
+    """Weights of the rows, (D,) for every field: bool, whether they were seen, or float64, how often.
 
     Args:
         path: CSV or Parquet with the columns `field`, `id` (0 to D - 1) and perhaps `count`.
         rows: D of every field of the checkpoint.
+        frequency: rows count as often as they were seen.
 
     Raises:
         ValueError: it cannot be read, has other columns, lacks a field, or names an id that a field does not have.
     """
     frame = _read(path)
+    if frequency and "count" not in frame.columns:
+        raise ValueError(f"--frequency: {path} has no column count; found {', '.join(frame.columns)}")
     if "count" in frame.columns:
         frame = frame.filter(pl.col("count") > 0)
-    by_field = {str(key[0]): part["id"] for key, part in frame.partition_by("field", as_dict=True).items()}
+    by_field = {str(key[0]): part for key, part in frame.partition_by("field", as_dict=True).items()}
     if lacking := [field for field in rows if field not in by_field]:
         have = ", ".join([*by_field][:8]) or "none"
         raise ValueError(
@@ -38,14 +41,17 @@ def read_seen(path: Path, rows: Mapping[str, int]) -> dict[str, Tensor]:
         )
     found = {}
     for field, size in rows.items():
-        id_n = by_field[field]
+        id_n = by_field[field]["id"]
         bounds = [id_n.min(), id_n.max()]
         if not all(isinstance(bound, int) and 0 <= bound < size for bound in bounds):
             raise ValueError(
                 f"--counts {path}: field {field} has ids {bounds[0]!r} to {bounds[1]!r}; expected 0 to {size - 1}"
             )
-        found[field] = torch.zeros(size, dtype=torch.bool)
-        found[field][id_n.to_torch()] = True
+        if frequency:
+            count_n = by_field[field]["count"].to_torch().double()
+            found[field] = torch.zeros(size, dtype=torch.float64).index_add_(0, id_n.to_torch(), count_n)
+        else:
+            found[field] = torch.zeros(size, dtype=torch.bool).index_fill_(0, id_n.to_torch(), True)
     return found
 
 

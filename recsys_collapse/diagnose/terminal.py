@@ -79,18 +79,18 @@ def change_table(diagnosis: Mapping[str, Any]) -> Table:
 def truncation_table(model: Mapping[str, Any], width: int) -> Table:
     """AUC of a model after truncation to rank r, a row per curve; every second rank where there is no place for all."""
     ranks = sorted({point["rank"] for curve in model["curves"] for point in curve["points"]})
-    while len(ranks) > max(2, (width - 26) // 7):
+    while len(ranks) > max(2, (width - 34) // 7):
         ranks = ranks[::-2][::-1]
     where = f" {model['split']}" if model["split"] else ""
     title = f"{model['label']}: AUC after truncation, on {model['rows']:,}{where} rows"
-    table = _table(title, [*(f"r={rank}" for rank in ranks), "needed"], first="truncated")
-    table.caption = f"needed: the rank from which on the AUC loses at most {model['tolerance']:g}"
+    table = _table(title, [*(f"r={rank}" for rank in ranks), "needed", "certain"], first="truncated")
+    table.caption = f"needed: from this rank on the AUC loses at most {model['tolerance']:g}; certain: by its interval"
     if together := model["together"]:
         table.caption += f"; all fields at once at these ranks: {together['change']:+.5f}"
     for curve in model["curves"][:MOST_FIELDS]:
         by_rank = {point["rank"]: point["auc"] for point in curve["points"]}
         values = [_number(by_rank.get(rank), ".4f") for rank in ranks]
-        table.add_row(_name(curve["field"] or curve["curve"]), *values, _number(curve["needed"], "d"))
+        table.add_row(_name(curve["field"] or curve["curve"]), *values, str(curve["needed"]), str(curve["certain"]))
     return table
 
 

@@ -68,7 +68,14 @@ def truncation(models: Sequence[Mapping[str, Any]], index: Mapping[str, int]) ->
         for model in models
     ]
     tolerance = next((model["tolerance"] for model in models if model.get("tolerance") is not None), None)
-    allowed = "" if tolerance is None else f" (a ring: the lowest rank that loses at most {tolerance:g} AUC)"
+    allowed = (
+        ""
+        if tolerance is None
+        else (
+            f" (a ring: the lowest rank that loses at most {tolerance:g} AUC by the estimate; certain, in brackets "
+            "below: by the interval)"
+        )
+    )
     return section(
         "truncation",
         "Did the lost dimensions matter?",
@@ -97,23 +104,29 @@ def together_text(together: Mapping[str, Any] | None) -> str:
 
 
 def needed_table(models: Sequence[Mapping[str, Any]], index: Mapping[str, int]) -> Html:
-    """The rank that each field needs, a column per model."""
+    """The rank that each field needs, and in brackets the one that is enough for certain, a column per model."""
     per_model = [
-        {curve["field"]: curve.get("needed") for curve in model.get("curves") or [] if curve.get("field") is not None}
+        {curve["field"]: curve for curve in model.get("curves") or [] if curve.get("field") is not None}
         for model in models
     ]
-    names = sorted({name for needed in per_model for name in needed}, key=lambda name: index.get(name, len(index)))
+    names = sorted({name for curves in per_model for name in curves}, key=lambda name: index.get(name, len(index)))
     if not names:
         return element("p", "No field was truncated by itself.", class_="note")
-    head = [element("th", "rank that is needed", scope="col")]
+    head = [element("th", "rank that is needed (certain)", scope="col")]
     head += [element("th", model.get("label") or "?", scope="col") for model in models]
     rows = [
         element(
             "tr",
             element("th", field_link(name, index), scope="row"),
-            *(element("td", count(needed.get(name))) for needed in per_model),
+            *(element("td", _ranks(curves.get(name))) for curves in per_model),
         )
         for name in names
     ]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
     return scrolled(table, "rank that each field needs", low=True)
+
+
+def _ranks(curve: Mapping[str, Any] | None) -> str:
+    if curve is None or curve.get("needed") is None:
+        return count(None)
+    return f"{count(curve['needed'])} ({count(curve.get('certain'))})"

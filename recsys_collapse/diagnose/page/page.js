@@ -140,7 +140,7 @@ function truncated(wanted, empty) {
     const line = curveLine(model, number_, curve, curve.curve === "each set" ? "sets" : "model", `${model.label}, ${what}`);
     if (!line.points.length) return;
     lines.push(line);
-    const needed = isNumber(curve.needed) ? `needs rank ${curve.needed}` : "no rank found that is enough";
+    const needed = isNumber(curve.needed) ? `needs rank ${curve.needed}${isNumber(curve.certain) ? ` (certain: ${curve.certain})` : ""}` : "no rank found that is enough";
     legend.push([line.kind, make("span", {}, bdi(`${model.label}, ${what}`), `: ${needed}`)]);
   }));
   const ranks = lines.flatMap((line) => line.points.map((point) => point[0]));

@@ -26,13 +26,15 @@ class Curve:
     """AUC over rank; the last point is the whole model, with change 0.
 
     `needed` is the smallest measured rank from which on, there and at every larger one, at most the tolerance is lost
-    (the estimate, not its interval). There always is one, as the last point loses nothing.
+    (the estimate, not its interval); `certain` the smallest from which on the intervals rule out a larger loss. There
+    always is one, as the last point loses nothing.
     """
 
     curve: str
     field: str | None
     points: list[Point]
     needed: int
+    certain: int
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,20 @@ class Truncation:
     """None where not every field has a curve of its own."""
 
 
-def needed(points: Sequence[Point], tolerance: float) -> int:
-    """`Curve.needed` of points in ascending rank, the last of which loses nothing."""
-    found = points[-1].rank
-    for point in reversed(points):
-        if point.change < -tolerance:
+def enough(points: Sequence[Point], tolerance: float) -> tuple[int, int]:
+    """`Curve.needed` and `Curve.certain` of points in ascending rank, the last of which loses nothing."""
+    estimates = [(point.rank, point.change) for point in points]
+    bounds = [(point.rank, -math.inf if point.low is None else point.low) for point in points[:-1]]
+    return _from_which_on(estimates, -tolerance), _from_which_on([*bounds, estimates[-1]], -tolerance)
+
+
+def _from_which_on(changes: Sequence[tuple[int, float]], least: float) -> int:
+    """The first rank of which, and of all after it, the change is not below `least`."""
+    found = changes[-1][0]
+    for rank, change in reversed(changes):
+        if change < least:
             break
-        found = point.rank
+        found = rank
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_collapse.diagnose.truncation.curves import Curve, Together, Truncation, needed, point
+from recsys_collapse.diagnose.truncation.curves import Curve, Together, Truncation, enough, point
 from recsys_collapse.spectrum.gram import set_grams
 from recsys_collapse.stats import Placements, placements
 
@@ -130,7 +130,7 @@ def truncate(
                     advance()
                 else:
                     points.append(point(rank, whole, whole))
-            curves.append(Curve(plan.curve, plan.field, points, needed(points, tolerance)))
+            curves.append(Curve(plan.curve, plan.field, points, *enough(points, tolerance)))
         together = _together(fields, curves, model, whole)
         advance()
     return Truncation(label, split, len(whole.label_n), whole.auc, tolerance, curves, together)
