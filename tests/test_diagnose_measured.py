@@ -106,6 +106,11 @@ def test_one_strong_direction_on_an_even_rest_is_told_from_a_spectrum_that_ends(
     assert "is even" not in ends.reason and "is even" not in measured(TABLES["spread out"]).reason
 
 
+def test_numbers_near_the_end_of_the_range_are_not_called_equal() -> None:
+    found = measured(random_table().double() * 1e-170)  # whose squares are 0
+    assert found.verdict != "constant"
+
+
 def test_sets_that_are_alike_are_called_so() -> None:
     table = random_table(columns=6)
     alike, different = torch.cat([table, table], dim=1), random_table(3)

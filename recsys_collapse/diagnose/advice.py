@@ -121,15 +121,20 @@ def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, A
         return None
     largest = sorted(saved, key=lambda field: -saved[field][0])
     some = ", ".join(saved[field][1] for field in largest[:5]) + " ..." * (len(largest) > 5)
+    useless = any(curves[field]["needed"] == 0 for field in largest if field in curves)
     return Advice(
         "Fewer dimensions where the spectrum ends early",
-        f"A table (D, C) of rank r is a product of (D, r) and (r, C): {some}; of rank 0 it "
-        f"is not needed. Together that is {total / 1e6:,.1f} MB "
-        f"of {bytes_now / 1e6:,.1f} MB. Cut a few fields, train again, and compare.",
+        f"A table (D, C) of rank r is a product of (D, r) and (r, C)"
+        f"{', and a table of rank 0 is not needed' * useless}: {some}. Together that is {_size(total)} of "
+        f"{_size(bytes_now)}. Cut a few fields, train again, and compare.",
         _evidence_of(truncation, curves, largest) if truncation and curves else ENERGY_ONLY,
         largest,
         total,
     )
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"
 
 
 def _evidence_of(truncation: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]], fields: Sequence[str]) -> str:

@@ -175,7 +175,7 @@ def summary(records: Sequence[FieldRecord]) -> dict[str, Any]:
     text += f", {strongly} of them to less than half." if collapsed else "."
     if total == 1:
         text = f"One table, {records[0].verdict}: if fields lie below each other in it, --cardinalities cuts it."
-    if known:
+    if known and total > 1:
         text += f" The median field keeps {statistics.median(known):.0%} of the information abundance of a random table"
         text += " of its shape."
     return {

@@ -11,6 +11,7 @@ from typing import NamedTuple
 SPREAD, PARTLY, STRONGLY = 0.75, 0.5, 0.25
 MEAN = 0.1  # what taking the mean row off must add, for the mean to be named as the reason
 EVEN = 0.9  # of the effective rank of random tables, from which on all but the first directions are alike
+ROUNDING = 1e-6
 FEWEST_ROWS = 4  # with three, a random table alone has any spectrum
 WORDS = {
     "strongly collapsed": f"information abundance below {STRONGLY} of that of random tables of the same shape",
@@ -55,7 +56,7 @@ def verdict(numbers: Numbers, finite: bool = True) -> tuple[str, str]:
         return "not finite", "An entry is infinite or not a number: the table has no spectrum."
     if math.isnan(numbers.abundance):
         return "all zero", "Every entry is 0: nothing was learned, or weight decay has removed it."
-    if numbers.rows > 1 and math.isnan(numbers.centred_relative):
+    if numbers.rows > 1 and math.isnan(numbers.centred_relative) and numbers.abundance < 1 + ROUNDING:
         return "constant", "All rows are equal: the field tells nothing apart."
     if numbers.rows < FEWEST_ROWS:
         return "few rows", f"{numbers.rows} rows: a random table of this shape can have any such spectrum."
