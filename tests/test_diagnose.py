@@ -200,7 +200,8 @@ def test_a_model_of_ones_own_is_scored_by_ones_own_function(
     fewer = next(advice for advice in found["advice"] if advice["title"].startswith("Fewer"))
     assert fewer["evidence"].startswith("Measured for 2 of 2 fields on 500 rows") and "at once" in fewer["evidence"]
     assert f"item 8 to {needed['item']}" in fewer["text"]
-    assert "shop_scoring:nothing" in refused(capsys, "shop.pt", *words[:3], "shop_scoring:nothing")
+    assert "shop_scoring:nothing" in refused(capsys, "shop.pt", *words[:3], "shop_scoring:nothing", "--output", "x")
+    assert not Path("x").exists()
 
 
 def test_another_diagnosis_is_not_overwritten(
@@ -287,6 +288,8 @@ def test_a_run_without_its_measurements_must_be_told_where_fields_begin(
     sizes = write("sizes.json", json.dumps({field: rows[field] for field in FIELDS}))
     found, _, _ = diagnosed(capsys, copy, "--cardinalities", sizes)
     assert found["fields"] == whole["fields"]
+    one, _, _ = diagnosed(capsys, runs[1], "--cardinalities", "whole", "--output", "whole")
+    assert [field["rows"] for field in one["fields"]] == [sum(rows.values())]
     monkeypatch.chdir(runs[1])
     found, _, _ = diagnosed(capsys, ".", "--output", tmp_path / "here")
     assert found["checkpoint"]["label"].startswith(f"{runs[1].name}, epoch")

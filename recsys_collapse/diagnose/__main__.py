@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # torch takes a second
+    from torch import Tensor
+
     from recsys_collapse.diagnose.diagnosis import Checkpoint
 
 DESCRIPTION = """\
@@ -103,7 +105,6 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     from recsys_collapse.diagnose.diagnosis import Options, check_fields, diagnose, read
     from recsys_collapse.diagnose.fields import read_cardinalities
     from recsys_collapse.diagnose.page import write_page
-    from recsys_collapse.diagnose.seen import read_seen
     from recsys_collapse.diagnose.terminal import shown
     from recsys_collapse.runs.durable import write_json
 
@@ -116,21 +117,31 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     checkpoint = read(main_path, found)
     against = [read(path, found) for path in [*options.against, *others]]
     check_fields(checkpoint, against)
-    _check_place(folder, checkpoint.path)
-    truncation = _truncation(options, checkpoint)
-    total = sum(len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables)
-    seen = None
-    if options.counts:
-        sizes = {table.name: len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables}
-        seen = read_seen(options.counts, sizes, options.frequency)
-    with _progress(total) as progress:
-        diagnosis = diagnose(checkpoint, against, truncation, progress, seen)
-    diagnosis["made_by"] = _made_by(words)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(shown(diagnosis, console.width))
-    write_json(folder / "diagnosis.json", diagnosis)
-    write_page(diagnosis, folder / "diagnosis.html")
+    weights = _weights_of_rows(options, [checkpoint, *against])
+    is_new = _make_place(folder, checkpoint.path)
+    try:
+        truncation = _truncation(options, checkpoint)
+        with _progress([checkpoint, *against]) as progress:
+            diagnosis = diagnose(checkpoint, against, truncation, progress, weights)
+        diagnosis["made_by"] = _made_by(words)
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        console.print(shown(diagnosis, console.width))
+        write_json(folder / "diagnosis.json", diagnosis)
+        write_page(diagnosis, folder / "diagnosis.html")
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty: all went well
+                folder.rmdir()
     print(f"\npage     {folder / 'diagnosis.html'}\nnumbers  {folder / 'diagnosis.json'}")
+
+
+def _weights_of_rows(options: argparse.Namespace, checkpoints: Sequence["Checkpoint"]) -> "dict[str, Tensor] | None":
+    from recsys_collapse.diagnose.seen import read_seen
+
+    if options.counts is None:
+        return None
+    rows = {table.name: len(table.rows(one.tensors)) for one in checkpoints for table in one.tables}
+    return read_seen(options.counts, rows, options.frequency)
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -147,8 +158,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--sets {options.sets}: expected the number of embedding sets, 1 or more")
     if options.frequency and not options.counts:
         raise ValueError("--frequency: only with --counts, which says how often rows were seen")
-    only = {"ranks", "fields", "tolerance"} if options.score else {"ranks", "fields", "tolerance", "rows", "split"}
-    given = sorted(f"--{name}" for name in only if getattr(options, name) is not None)
+    of_truncation = ("fields", "ranks", "rows", "split", "tolerance")
+    given = [f"--{name}" for name in of_truncation if getattr(options, name) is not None]
     if given and not (options.run or options.score):
         raise ValueError(f"{', '.join(given)}: only with truncation, which --run or --score asks for")
     if options.score and (options.rows is not None or options.split):
@@ -182,8 +193,10 @@ def _ranks(words: str) -> list[int]:
     return [int(word) for word in words.split(",") if word]
 
 
-def _check_place(folder: Path, checkpoint: Path) -> None:
-    """Make the folder, before any long work. A diagnosis replaces only an earlier one of the same checkpoint.
+def _make_place(folder: Path, checkpoint: Path) -> bool:
+    """Make the folder, before any long work; whether it was not there.
+
+    A diagnosis replaces only an earlier one of the same checkpoint.
 
     Raises:
         ValueError: there is another one, or something else of that name.
@@ -197,16 +210,19 @@ def _check_place(folder: Path, checkpoint: Path) -> None:
             raise ValueError(f"{path}: is there, and no diagnosis: choose another folder by --output") from error
         if Path(before) != checkpoint:
             raise ValueError(f"{path}: is that of {before}: choose another folder by --output")
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+    return is_new
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+def _progress(checkpoints: Sequence["Checkpoint"]) -> Iterator[Callable[[str, int], None]]:
     """A bar over the rows of all tables, on a terminal only."""
     from recsys_collapse.diagnose.terminal import plain
 
+    total = sum(len(table.rows(one.tensors)) for one in checkpoints for table in one.tables)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task, before = bar.add_task("reading", total=total), 0

@@ -65,12 +65,13 @@ def read(path: Path, options: Options = Options()) -> Checkpoint:
     file = checkpoint_of(path)
     weights = read_weights(file, options.state, options.skip_objects)
     own = origin(file, weights.tensors) if options.tables is None else None
+    sizes, sets = options.cardinalities, options.num_sets
     if own is not None:
         found = Found(own.layout, [Member(own.tensor, own.tensor, None, None, own.entries)], [])
-        sizes, sets = options.cardinalities or own.cardinalities, options.num_sets or own.num_sets
+        sizes, sets = own.cardinalities if sizes is None else sizes, sets or own.num_sets
     else:
-        found, sizes, sets = recognise(weights.tensors, options.tables), options.cardinalities, options.num_sets or 1
-    tables = cut(weights.tensors, found.members, sizes, sets)
+        found = recognise(weights.tensors, options.tables)
+    tables = cut(weights.tensors, found.members, sizes, sets or 1)
     label = _label(path, weights.values)
     return Checkpoint(file.absolute(), label, weights.format, found.layout, tables, weights.tensors, found.left_out)
 
