@@ -114,10 +114,10 @@ def test_numbers_near_the_end_of_the_range_are_not_called_equal() -> None:
 def test_sets_that_are_alike_are_called_so() -> None:
     table = random_table(columns=6)
     alike, different = torch.cat([table, table], dim=1), random_table(3)
-    assert "the sets resemble each other" in measured(alike, num_sets=2).reason
-    assert "resemble" not in measured(different, num_sets=2).reason
+    assert "the sets share directions" in measured(alike, num_sets=2).reason
+    assert "share directions" not in measured(different, num_sets=2).reason
     titles = [one.title for one in advise([measured(alike, num_sets=2)])]
-    assert "The embedding sets resemble each other" in titles
+    assert "The embedding sets share directions" in titles
 
 
 def test_the_most_collapsed_field_is_first_and_what_has_no_value_last() -> None:

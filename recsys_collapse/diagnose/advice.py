@@ -177,11 +177,13 @@ def _alike_sets(records: Sequence[FieldRecord]) -> Advice | None:
     if not fields:
         return None
     return Advice(
-        "The embedding sets resemble each other",
-        "Each set is spread out, but together they span less than random sets would: more sets of the same kind add "
-        "little. In runs of this project, callback=[spectrum,set_similarity] follows how alike they become.",
+        "The embedding sets share directions",
+        "Each set is spread out, but side by side they span less than random sets would: what is strong in one is "
+        "strong in others, above all the first direction. In runs of this project, "
+        "callback=[spectrum,set_similarity] follows how alike they become.",
         "Measured here: information abundance of each set and of all sets side by side, each relative to random. The "
-        "paper holds that the gain of multi-embedding comes from sets that differ (its analysis of diversity).",
+        "paper says that multi-embedding scales because its sets differ (Figure 8d); where this project could run it, "
+        "that was not decidable (experiments/RESULTS.md).",
         fields,
     )
 

@@ -68,7 +68,7 @@ def field_table(diagnosis: Mapping[str, Any], width: int) -> Table:
 def change_table(diagnosis: Mapping[str, Any]) -> Table:
     """IA / random of the fields over checkpoints, the last one being that of the diagnosis."""
     others = diagnosis["against"]
-    labels = [*(one["label"] for one in others), diagnosis["checkpoint"]["label"]]
+    labels = [plain(one["label"]) for one in [*others, diagnosis["checkpoint"]]]
     table = _table("IA / random beside other checkpoints", labels)
     for field in diagnosis["fields"][:MOST_FIELDS]:
         values = [one["fields"].get(field["field"], {}).get("relative") for one in others]
@@ -99,7 +99,7 @@ def _table(title: str, numbers: Sequence[str], first: str = "field") -> Table:
     table = Table(title=Text(plain(title)), title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column(first, overflow="fold")
     for name in numbers:
-        table.add_column(Text(plain(name)), justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold")
     return table
 
 

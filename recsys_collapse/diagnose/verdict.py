@@ -96,7 +96,7 @@ def _sentences(numbers: Numbers) -> list[str]:
         mean = sum(numbers.per_set) / len(numbers.per_set)
         found.append(f"Its {len(numbers.per_set)} embedding sets alone have {mean:.0%} of theirs.")
         if alike(numbers):
-            found.append("Side by side they have less: the sets resemble each other.")
+            found.append("Side by side they have less: the sets share directions.")
     return found
 
 
