@@ -339,9 +339,9 @@ def test_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
         message = refused(path)
         if form not in ("raw", "tar"):
             assert call.call[0].__name__ in message and "Nothing of it was run" in message
-        if form in ("raw", "tar") or name in ("system", "mkdir"):
+        if form in ("raw", "tar") or name != "hub":
             refused(path, skip_objects=True)
-        else:
+        else:  # a function of a library: an empty placeholder in its place
             same(read_weights(path, skip_objects=True), STATE)
     assert {file.name for file in tmp_path.iterdir()} - before == {f"{form}.pt" for form in forms}
     if name == "import":

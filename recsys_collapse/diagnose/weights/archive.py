@@ -57,13 +57,22 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read: which file, what was found, what was expected and what to do."""
 
 
+COMMANDS = ("subprocess", "commands", "importlib", "runpy", "shutil", "socket", "pty", "ctypes")
+"""Modules of Python with nothing in them that a checkpoint could want, beyond those that torch refuses. Protocol 2 calls
+some by the names of Python 2."""
+RUNNERS = {
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")),
+    *("io.open", "_io.open"),
+}
+
+
 @dataclass(frozen=True)
 class Names:
     """Of classes and functions that a file of torch asks for, beyond those that torch's weights-only reader takes.
 
     Attributes:
         unknown: it refuses them by itself.
-        blocked: of modules such as `os`; it refuses them in any case.
+        blocked: of modules such as `os`, which run commands or write files: refused in any case.
         protocol: of the pickle.
     """
 
@@ -203,7 +212,8 @@ def _names_in(file: IO[bytes]) -> Names:
     end = file.tell()
     file.seek(start)
     _check_nesting(file.read(end - start))
-    blocked = {name for name in names if name.partition(".")[0] in reader._blocklisted_modules}
+    modules = {*reader._blocklisted_modules, *COMMANDS}
+    blocked = {name for name in names if name.partition(".")[0] in modules or name in RUNNERS}
     return Names(names - blocked, blocked)
 
 
