@@ -58,8 +58,8 @@ class CheckpointError(ValueError):
 
 
 COMMANDS = ("subprocess", "commands", "importlib", "runpy", "shutil", "socket", "pty", "ctypes")
-"""Modules of Python with nothing in them that a checkpoint could want, beyond those that torch refuses. Protocol 2 calls
-some by the names of Python 2."""
+"""Modules of Python with nothing in them that a checkpoint could want, beyond those that torch refuses; in protocol 2
+some have the names of Python 2."""
 RUNNERS = {
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")),
     *("io.open", "_io.open"),
