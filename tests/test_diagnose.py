@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from recsys_collapse.diagnose.__main__ import main, parser
+from recsys_collapse.diagnose.__main__ import main
+from recsys_collapse.diagnose.options import parser
 from tests.predicting import clicks_run
 
 
@@ -148,6 +149,8 @@ def test_counts_leave_out_rows_that_training_has_not_seen(capsys: pytest.Capture
     assert "20 of 40" in out and "Only rows that training has seen count" in found["limits"][0]
     found, _, _ = diagnosed(capsys, "a.pt", "--counts", "counts.csv", "--frequency")
     assert "Rows count as often as training has seen them" in found["limits"][0]
+    torch.save({"embedding_dict.a.weight": torch.randn(50, 4)}, "more.pt")
+    assert "field a has 50 rows in" in refused(capsys, "a.pt", "--against", "more.pt", "--counts", "counts.csv")
     assert "no seen id of a" in refused(capsys, "a.pt", "--counts", write("other.csv", "field,id\nb,1\n"))
 
 
@@ -207,6 +210,10 @@ def test_a_model_of_ones_own_is_scored_by_ones_own_function(
     assert f"item 8 to {needed['item']}" in fewer["text"]
     assert "shop_scoring:nothing" in refused(capsys, "shop.pt", *words[:3], "shop_scoring:nothing", "--output", "x")
     assert not Path("x").exists()
+    assert "no field shop; expected" in refused(capsys, "shop.pt", *words, "--fields", "shop", "--output", "x/y")
+    write("failing_scoring.py", "def score(tables):\n    raise KeyError('broken')\n")
+    assert "broken" in refused(capsys, "shop.pt", *words[:3], "failing_scoring:score", "--output", "x/y")
+    assert not Path("x").exists()
 
 
 def test_another_diagnosis_is_not_overwritten(
@@ -217,13 +224,17 @@ def test_another_diagnosis_is_not_overwritten(
         Path(name).mkdir()
         torch.save(Shop().state_dict(), f"{name}/shop.pt")
     diagnosed(capsys, "a/shop.pt", *tables)
-    diagnosed(capsys, "a/shop.pt", *tables)  # the same one is replaced
+    Path("link.pt").symlink_to("a/shop.pt")
+    for same in ("a/shop.pt", "b/../a/shop.pt", "link.pt"):  # is replaced
+        diagnosed(capsys, same, *tables, "--output", "diagnosis/shop")
     before = Path("diagnosis/shop/diagnosis.json").read_bytes()
     assert "a/shop.pt: choose another folder by --output" in refused(capsys, "b/shop.pt", *tables)
     monkeypatch.chdir("b")  # where the same name is another file
     assert "a/shop.pt: choose another" in refused(capsys, "shop.pt", *tables, "--output", "../diagnosis/shop")
     monkeypatch.chdir("..")
     Path("mine").mkdir()
+    Path("mine/diagnosis.json").write_text('{"checkpoint": {"path": 5}}')
+    assert "is there, and no diagnosis" in refused(capsys, "b/shop.pt", *tables, "--output", "mine")
     Path("mine/diagnosis.json").write_text("{}")
     assert "is there, and no diagnosis" in refused(capsys, "b/shop.pt", *tables, "--output", "mine")
     assert Path("mine/diagnosis.json").read_text() == "{}"
@@ -244,6 +255,10 @@ def test_another_diagnosis_is_not_overwritten(
         (["none.pt", "--fields", "a", "--rows", "9"], "--fields, --rows: only with truncation"),
         (["none.pt", "--score", "a:b", "--rows", "9"], "chooses its rows"),
         (["none.pt", "--frequency"], "--frequency: only with --counts"),
+        (["none.pt", "--allow", "x"], "--allow, --store-dir: only with --run"),
+        (["--run", "r", "--tolerance", "-1"], "--tolerance -1.0: expected"),
+        (["--run", "r", "--rows", "0"], "--rows 0: expected"),
+        (["--run", "r", "--ranks", "a"], "--ranks a: expected integers"),
         (["none.pt", "--sets", "0"], "--sets 0: expected the number of embedding sets"),
     ],
 )

@@ -158,6 +158,16 @@ def test_tied_tables_are_one(tmp_path: Path) -> None:
     assert torch.equal(changed["out"], other) and torch.equal(tables["embedding_dict.item.weight"], shared)
 
 
+def test_tied_embedding_sets_are_still_sets() -> None:
+    """The worst case of sets that share directions must not vanish."""
+    (shared,) = tensors("a").values()
+    found = {f"embeddings.{number}.embedding.weight": shared for number in range(3)}
+    fields = cut(found, recognise(found).members, SIZES)
+    assert [(one.name, one.num_sets) for one in fields] == [("user", 3), ("site", 3)]
+    towers = {f"{tower}.embedding_dict.{name}.weight": shared for tower, name in ["ax", "ay", "bx", "bz"]}
+    assert [one.field for one in recognise(towers).members] == ["x = y = z"]
+
+
 def test_a_very_long_name_takes_no_time() -> None:
     with pytest.raises(ValueError, match="no embedding table"):
         recognise(tensors("embedding_dict." * 20_000))
@@ -200,7 +210,10 @@ def test_all_sets_side_by_side_in_one_tensor() -> None:
     found = tensors("backbone.embedding.weight", shape=(D, 6))
     members = recognise(found, r"backbone\.embedding\.weight").members
     assert [one.num_sets for one in cut(found, members, SIZES, num_sets=2)] == [2, 2]
-    with pytest.raises(ValueError, match="6 columns are not 4 embedding sets"):
+    with pytest.raises(
+        ValueError,
+        match=r"--sets 4: expected so many embedding sets side by side in a tensor: .* has 6 columns",
+    ):
         cut(found, members, SIZES, num_sets=4)
 
 
@@ -227,6 +240,28 @@ def test_cardinalities_that_are_missing_or_do_not_fit(
 def test_a_table_of_several_fields_as_one() -> None:
     found = tensors("embedding.embedding.weight")
     assert [one.name for one in cut(found, recognise(found).members, {})] == ["embedding"]
+
+
+def test_sets_that_are_counted_twice_are_an_error() -> None:
+    found = tensors("ffm.embeddings.0.weight", "ffm.embeddings.1.weight", shape=(D, 4))
+    with pytest.raises(ValueError, match="has 4 columns, and is one of 2 sets already"):
+        cut(found, recognise(found).members, SIZES, num_sets=2)
+
+
+def test_cardinalities_of_one_of_two_tables() -> None:
+    found = tensors("a.embedding.embedding.weight") | tensors("b.embedding.embedding.weight", shape=(7, K))
+    with pytest.raises(ValueError, match=r"a.embedding.embedding.weight holds .*as b.embedding has; --tables"):
+        cut(found, recognise(found).members, {"x": 3, "y": 4})
+
+
+def test_fields_of_two_tables_never_share_a_name() -> None:
+    found = tensors("token_embedding_table.embedding.weight") | tensors("user_embedding.weight", shape=(9, K))
+    fields = cut(found, recognise(found).members, SIZES)
+    assert [(one.name, len(one.rows(found))) for one in fields] == [
+        ("token_embedding_table.user", 7),
+        ("site", 5),
+        ("user_embedding.user", 9),
+    ]
 
 
 def test_sets_of_different_shapes_are_an_error() -> None:
@@ -259,6 +294,7 @@ def test_without_a_table_the_message_names_what_could_be_one() -> None:
         (torch.ones(4, 3).to_sparse(), "not a dense tensor"),
         (torch.ones(4, 3, device="meta"), "not a dense tensor"),
         (torch.ones(1, 3), "one row or none"),
+        (torch.ones(5, 0), "no columns"),
         (torch.ones(2, 9000), "more than 8,192 columns"),
         (torch.ones(1, 3).expand(9, 3), "its rows are one and the same piece"),
         (torch.ones(4, 3, 2), "3 dimensions"),

@@ -15,71 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recsys_collapse.diagnose.options import check_options, parser, read_ranks
+
 if TYPE_CHECKING:  # torch takes a second
     from torch import Tensor
 
     from recsys_collapse.diagnose.diagnosis import Checkpoint
-
-DESCRIPTION = """\
-Show the collapse of embedding tables in a checkpoint: .ckpt, .pt, .safetensors, or the directory of a run.
-Nothing in the file is executed. Tables of FuxiCTR, DeepCTR-Torch, TorchRec, RecBole, torchfm (the official code) and of
-this project are recognised by their names; --tables names those of anything else.
-"""
-EXAMPLES = """\
-examples:
-  python -m recsys_collapse.diagnose model.pt
-  python -m recsys_collapse.diagnose model.pt --tables '(?P<field>.+)_table\\.weight'
-  python -m recsys_collapse.diagnose official.pt --cardinalities 1461,558,335378
-  python -m recsys_collapse.diagnose epoch9.ckpt --against epoch0.ckpt epoch3.ckpt epoch6.ckpt
-  python -m recsys_collapse.diagnose --run outputs/runs/RUN            # also: does truncation cost AUC?
-  python -m recsys_collapse.diagnose model.pt --score my_package.scoring:score
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """All options."""
-    own = argparse.ArgumentParser(
-        "python -m recsys_collapse.diagnose",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    own.add_argument("checkpoint", nargs="?", type=Path, help="a file, or the directory of a run of this project")
-    own.add_argument("--against", nargs="+", type=Path, default=[], metavar="CHECKPOINT", help="compare with these")
-    own.add_argument("--output", type=Path, metavar="FOLDER", help="for the page and the JSON (diagnosis/<name>)")
-    find = own.add_argument_group("where the tables are")
-    find.add_argument("--tables", metavar="REGEX", help="whole names; groups (?P<field>...), (?P<set>\\d+) if you like")
-    find.add_argument(
-        "--cardinalities",
-        metavar="SIZES",
-        help="rows of each field of a table that holds several: 7,40,3, or a JSON file (list or {field: rows}); "
-        "whole: measure it as one",
-    )
-    find.add_argument(
-        "--counts",
-        type=Path,
-        metavar="FILE",
-        help="CSV or Parquet with columns field, id, count: only rows that training has seen count",
-    )
-    find.add_argument("--frequency", action="store_true", help="with --counts: rows count as often as they were seen")
-    find.add_argument("--sets", type=int, metavar="M", help="embedding sets side by side in one tensor (1)")
-    find.add_argument("--state", metavar="KEY", help="the key of the file that holds the tensors, such as model.net")
-    find.add_argument(
-        "--skip-objects", action="store_true", help="read a file that holds other objects than tensors, without them"
-    )
-    cut = own.add_argument_group("does truncation of the tables cost AUC (functional collapse)?")
-    cut.add_argument("--run", nargs="+", type=Path, default=[], metavar="RUN", help="runs of this project, to compare")
-    cut.add_argument(
-        "--score", metavar="MODULE:FUNCTION", help="{name: tensor} -> (scores, labels), for your own model"
-    )
-    cut.add_argument("--ranks", metavar="R,R", help="0,1,2,4,... up to the number of columns, unless given")
-    cut.add_argument("--fields", nargs="*", metavar="FIELD", help="truncate only these alone; none: only all at once")
-    cut.add_argument("--rows", type=int, help="of the split of a run, at most (20000)")
-    cut.add_argument("--split", choices=["valid", "test"], help="of the runs (valid)")
-    cut.add_argument("--tolerance", type=float, help="AUC that may be lost (0.001)")
-    cut.add_argument("--store-dir", type=Path, metavar="FOLDER", help="of the runs' prepared data, if it was moved")
-    cut.add_argument("--allow", nargs="*", default=[], metavar="PREFIX", help="classes a run may build from as well")
-    return own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +49,8 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     from recsys_collapse.diagnose.terminal import shown
     from recsys_collapse.runs.durable import write_json
 
-    _check_options(options)
+    check_options(options)
+    ranks = None if options.ranks is None else read_ranks(options.ranks)
     sizes = None if options.cardinalities is None else read_cardinalities(options.cardinalities)
     found = Options(options.tables, sizes, options.sets, options.state, options.skip_objects)
     main_path, *others = options.run or [options.checkpoint]
@@ -116,22 +58,22 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     folder = options.output or Path("diagnosis") / (own.name if own.is_dir() else main_path.stem)
     checkpoint = read(main_path, found)
     against = [read(path, found) for path in [*options.against, *others]]
-    check_fields(checkpoint, against)
+    check_fields(checkpoint, against, options.fields or [])
     weights = _weights_of_rows(options, [checkpoint, *against])
-    is_new = _make_place(folder, checkpoint.path)
+    new_folders = _make_place(folder, checkpoint.path)
     try:
-        truncation = _truncation(options, checkpoint)
+        truncation = _truncation(options, ranks, checkpoint)
         with _progress([checkpoint, *against]) as progress:
             diagnosis = diagnose(checkpoint, against, truncation, progress, weights)
         diagnosis["made_by"] = _made_by(words)
-        console = Console(width=None if sys.stdout.isatty() else 140)
-        console.print(shown(diagnosis, console.width))
         write_json(folder / "diagnosis.json", diagnosis)
         write_page(diagnosis, folder / "diagnosis.html")
     finally:
-        if is_new:
+        for made in new_folders:
             with suppress(OSError):  # it is not empty: all went well
-                folder.rmdir()
+                made.rmdir()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(shown(diagnosis, console.width))
     print(f"\npage     {folder / 'diagnosis.html'}\nnumbers  {folder / 'diagnosis.json'}")
 
 
@@ -140,35 +82,20 @@ def _weights_of_rows(options: argparse.Namespace, checkpoints: Sequence["Checkpo
 
     if options.counts is None:
         return None
-    rows = {table.name: len(table.rows(one.tensors)) for one in checkpoints for table in one.tables}
+    rows: dict[str, int] = {}
+    for one in checkpoints:
+        for table in one.tables:
+            size = len(table.rows(one.tensors))
+            if rows.setdefault(table.name, size) != size:
+                raise ValueError(
+                    f"--counts: field {table.name} has {size:,} rows in {one.path} and {rows[table.name]:,} in another "
+                    "checkpoint: counts are of the ids of one vocabulary; diagnose them one by one"
+                )
     return read_seen(options.counts, rows, options.frequency)
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    """Options that do not go together.
-
-    Raises:
-        ValueError: names them.
-    """
-    if (options.checkpoint is None) == (not options.run):
-        raise ValueError("expected a CHECKPOINT, or --run RUN for a run with its truncation curves; see --help")
-    if options.run and options.score:
-        raise ValueError("--run scores with the model of the run: leave --score out")
-    if options.sets is not None and options.sets < 1:
-        raise ValueError(f"--sets {options.sets}: expected the number of embedding sets, 1 or more")
-    if options.frequency and not options.counts:
-        raise ValueError("--frequency: only with --counts, which says how often rows were seen")
-    of_truncation = ("fields", "ranks", "rows", "split", "tolerance")
-    given = [f"--{name}" for name in of_truncation if getattr(options, name) is not None]
-    if given and not (options.run or options.score):
-        raise ValueError(f"{', '.join(given)}: only with truncation, which --run or --score asks for")
-    if options.score and (options.rows is not None or options.split):
-        raise ValueError("--rows, --split: the function of --score chooses its rows: leave them out")
-
-
-def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
+def _truncation(options: argparse.Namespace, ranks: list[int] | None, checkpoint: "Checkpoint") -> list[dict[str, Any]]:
     """Truncation curves of every run, or of the user's own model; none if neither is given."""
-    ranks = None if options.ranks is None else _ranks(options.ranks)
     common: dict[str, Any] = {"ranks": ranks, "alone": options.fields}
     common |= {} if options.tolerance is None else {"tolerance": options.tolerance}
     rows = {name: value for name in ("rows", "split") if (value := getattr(options, name)) is not None}
@@ -187,14 +114,8 @@ def _truncation(options: argparse.Namespace, checkpoint: "Checkpoint") -> list[d
     return [asdict(one) for one in found]
 
 
-def _ranks(words: str) -> list[int]:
-    if not words.replace(",", "").isdecimal():
-        raise ValueError(f"--ranks {words}: expected integers of 0 or more, such as 0,1,2,4,8")
-    return [int(word) for word in words.split(",") if word]
-
-
-def _make_place(folder: Path, checkpoint: Path) -> bool:
-    """Make the folder, before any long work; whether it was not there.
+def _make_place(folder: Path, checkpoint: Path) -> list[Path]:
+    """Make the folder, before any long work; what was not there yet, innermost first.
 
     A diagnosis replaces only an earlier one of the same checkpoint.
 
@@ -205,16 +126,16 @@ def _make_place(folder: Path, checkpoint: Path) -> bool:
     path = folder / "diagnosis.json"
     if path.exists():
         try:
-            before = json.loads(path.read_bytes())["checkpoint"]["path"]
+            before = Path(json.loads(path.read_bytes())["checkpoint"]["path"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: is there, and no diagnosis: choose another folder by --output") from error
-        if Path(before) != checkpoint:
+        if before != checkpoint:
             raise ValueError(f"{path}: is that of {before}: choose another folder by --output")
-    is_new = not folder.exists()
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-    return is_new
+    return new
 
 
 @contextmanager

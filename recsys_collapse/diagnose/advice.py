@@ -42,8 +42,8 @@ EVERY_ROW = (
 SEEN_ROWS = "Only rows that training has seen count, each once, however often it was seen."
 SEEN_OFTEN = "Rows count as often as training has seen them, as lookups do: frequent values decide."
 ENERGY_ONLY = (
-    "99% of the squared entries are kept. That says nothing of the AUC: dimensions of little energy may matter. "
-    "Measure it with --run or --score before you cut."
+    "99% of the energy is kept, the squares of the entries of all rows that count. That says nothing of the AUC: "
+    "dimensions of little energy may matter. Measure it with --run or --score before you cut."
 )
 NOT_RETRAINED = (
     "Truncation is measured without retraining, on the rows that are named: a smaller table that is trained may lose "
@@ -110,7 +110,7 @@ def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, A
     saved: dict[str, tuple[int, str]] = {}
     for one in records:
         rank = curves[one.field]["needed"] if one.field in curves else one.k99
-        if rank is None or one.verdict == "all zero":
+        if rank is None or one.verdict in ("all zero", "few rows"):
             continue
         rank = int(rank)
         fewer = one.bytes - rank * (one.rows + one.columns) * (one.bytes // (one.rows * one.columns))
@@ -127,7 +127,7 @@ def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, A
         f"A table (D, C) of rank r is a product of (D, r) and (r, C)"
         f"{', and a table of rank 0 is not needed' * useless}: {some}. Together that is {_size(total)} of "
         f"{_size(bytes_now)}. Cut a few fields, train again, and compare.",
-        _evidence_of(truncation, curves, largest) if truncation and curves else ENERGY_ONLY,
+        _evidence_of(truncation, curves, largest) if truncation and {*curves} & {*largest} else ENERGY_ONLY,
         largest,
         total,
     )
@@ -151,7 +151,7 @@ def _evidence_of(truncation: Mapping[str, Any], curves: Mapping[str, Mapping[str
         f"Measured for {len(measured)} of {len(fields)} fields on {truncation['rows']:,} rows, each alone and without "
         f"retraining: at that rank the AUC loses at most {truncation['tolerance']:g}"
         + ("" if width is None else f", known to about ±{width:.4f}")
-        + ("." if len(measured) == len(fields) else "; of the others, 99% of the squared entries are kept.")
+        + ("." if len(measured) == len(fields) else "; of the others, 99% of the energy is kept.")
     )
     if together := truncation.get("together"):
         interval = "" if together["low"] is None else f" [{together['low']:+.4f}, {together['high']:+.4f}]"

@@ -73,7 +73,7 @@ def read(path: Path, options: Options = Options()) -> Checkpoint:
         found = recognise(weights.tensors, options.tables)
     tables = cut(weights.tensors, found.members, sizes, sets or 1)
     label = _label(path, weights.values)
-    return Checkpoint(file.absolute(), label, weights.format, found.layout, tables, weights.tensors, found.left_out)
+    return Checkpoint(file.resolve(), label, weights.format, found.layout, tables, weights.tensors, found.left_out)
 
 
 def _label(path: Path, values: Mapping[str, Any]) -> str:
@@ -88,13 +88,15 @@ def _label(path: Path, values: Mapping[str, Any]) -> str:
     return f"{name}, epoch {epoch}" if isinstance(epoch, int) else name
 
 
-def check_fields(checkpoint: Checkpoint, against: Sequence[Checkpoint]) -> None:
+def check_fields(checkpoint: Checkpoint, against: Sequence[Checkpoint], wanted: Sequence[str] = ()) -> None:
     """Checkpoints that are compared must have fields in common, which are matched by name.
 
     Raises:
-        ValueError: one has none.
+        ValueError: one has none, or there is no field of a `wanted` name.
     """
     names = [table.name for table in checkpoint.tables]
+    if unknown := sorted({*wanted} - {*names}):
+        raise ValueError(f"{checkpoint.path}: no field {', '.join(unknown)}; expected some of {', '.join(names[:20])}")
     for one in against:
         theirs = [table.name for table in one.tables]
         if not {*names} & {*theirs}:

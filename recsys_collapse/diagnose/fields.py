@@ -6,15 +6,16 @@ Shapes: D rows of a field, M embedding sets, K embedding size per set, C = M*K.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from recsys_collapse.diagnose.layouts import Member
+from recsys_collapse.diagnose.layouts import Member, groups_of
 from recsys_collapse.spectrum import Rows
 
 
@@ -68,43 +69,54 @@ def cut(
         ValueError: a table of several fields, and no cardinalities or others than its rows; cardinalities that belong
             to no table; sets that do not fit together.
     """
-    groups = _groups(members)
+    groups = groups_of(members)
     fused = [own for own in groups if cardinalities and sum(cardinalities.values()) == len(tensors[own[0].tensor])]
     fused = [own for own in fused if own[0].field is None] or fused  # a field may have as many rows as all together
     if cardinalities and not fused:
-        rows = ", ".join(f"{own[0].tensor} {len(tensors[own[0].tensor]):,}" for own in groups[:8])
+        known = ", ".join(f"{own[0].tensor} {len(tensors[own[0].tensor]):,}" for own in groups[:8])
         raise ValueError(
             f"--cardinalities: {len(cardinalities)} fields with {sum(cardinalities.values()):,} rows in all; expected "
-            f"the rows of a table: {rows}{', ...' if len(groups) > 8 else ''}"
+            f"the rows of a table: {known}{', ...' if len(groups) > 8 else ''}"
         )
-    found = list[FieldTable]()
+    found = list[tuple[str, FieldTable]]()
     for own in groups:
-        sizes = {own[0].field or _short(own[0].table): _rows(tensors, own)}
+        rows, short = _rows(tensors, own), _short(own[0].table)
+        sizes = {own[0].field or short: rows}
         if own in fused and cardinalities:
-            prefix = f"{_short(own[0].table)}." if len(fused) > 1 else ""
-            sizes = {prefix + name: size for name, size in cardinalities.items()}
+            sizes = dict(cardinalities)
         elif own[0].field is None and cardinalities != {}:
+            fit = f", as {_short(fused[0][0].table)} has; --tables takes one of them alone" if fused else ""
             raise ValueError(
-                f"{own[0].tensor} holds all fields below each other, {_rows(tensors, own):,} rows: --cardinalities "
-                "must say where each begins, as 7,40,3 or a JSON file with a list or {field: cardinality}; "
+                f"{own[0].tensor} holds all fields below each other, {rows:,} rows: --cardinalities must say where "
+                f"each begins, as 7,40,3 or a JSON file with a list or {{field: cardinality}}{fit}; "
                 "--cardinalities whole measures it as one table, which says little about a field"
             )
-        sets = len(own) if len(own) > 1 else num_sets
-        if (columns := tensors[own[0].tensor].shape[1]) % num_sets:
-            raise ValueError(f"{own[0].tensor}: {columns} columns are not {num_sets} embedding sets side by side")
-        for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True):
-            found.append(
-                FieldTable(name, [(member.tensor, slice(end - size, end)) for member in own], sets, own[0].entries)
+        columns = tensors[own[0].tensor].shape[1]
+        if columns % num_sets or (num_sets > 1 and len(own) > 1):
+            raise ValueError(
+                f"--sets {num_sets}: expected so many embedding sets side by side in a tensor: {own[0].tensor} has "
+                f"{columns} columns" + (f", and is one of {len(own)} sets already" if len(own) > 1 else "")
             )
-    return found
+        sets = max(len(own), num_sets)
+        for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True):
+            parts = [(member.tensor, slice(end - size, end)) for member in own]
+            found.append((short, FieldTable(name, parts, sets, own[0].entries)))
+    return _with_names(found)
 
 
-def _groups(members: Sequence[Member]) -> list[list[Member]]:
-    """Members of the same table in different sets, in the order of the sets."""
-    grouped: dict[str, list[Member]] = {}
-    for member in members:
-        grouped.setdefault(member.table, []).append(member)
-    return [sorted(own, key=lambda member: member.embedding_set or 0) for own in grouped.values()]
+def _with_names(fields: Sequence[tuple[str, FieldTable]]) -> list[FieldTable]:
+    """Fields with a name each: where several would have the same one, that of their table stands before it.
+
+    Args:
+        fields: each with the name of its table.
+    """
+    times = Counter(table.name for _, table in fields)
+    return [
+        replace(table, name=short if short.endswith(table.name) else f"{short}.{table.name}")
+        if times[table.name] > 1
+        else table
+        for short, table in fields
+    ]
 
 
 def _rows(tensors: Mapping[str, Tensor], own: Sequence[Member]) -> int:
@@ -130,7 +142,7 @@ def read_cardinalities(words: str) -> dict[str, int]:
             or `whole` (then: empty).
 
     Raises:
-        ValueError: neither of these, or a cardinality below 1.
+        ValueError: none of these, or a cardinality below 1.
     """
     if words == "whole":
         return {}

@@ -90,6 +90,8 @@ def why_unusable(tensor: Tensor) -> str | None:
         return f"{tensor.ndim} dimensions; a table has two"
     if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         return "its rows are one and the same piece of the file"
+    if tensor.shape[1] == 0:
+        return "no columns"
     if tensor.shape[1] == 1:
         return "one column: a first-order weight, or the projection of a number"
     if tensor.shape[1] > MOST_COLUMNS:
@@ -114,8 +116,10 @@ def recognise(tensors: Mapping[str, Tensor], pattern: str | None = None) -> Foun
     for layouts in [LAYOUTS, (GUESS,)] if pattern is None else [(_own(pattern),)]:
         names, members, unusable = _fitting(tensors, layouts)
         if members:
-            members = _with_names(_once(tensors, members))
-            return Found(", ".join(names), members, unusable + _not_taken(tensors, members, unusable, pattern))
+            left_out += [one for one in unusable if one not in left_out]
+            known = {identity(tensors[member.tensor]) for member in members}
+            others = _not_taken(tensors, known, {one.name for one in left_out}) if pattern is None else []
+            return Found(", ".join(names), _once(tensors, members), left_out + others)
         left_out += unusable
     raise ValueError(_nothing_found(tensors, pattern, left_out))
 
@@ -166,41 +170,32 @@ def identity(tensor: Tensor) -> tuple[object, ...]:
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
+def groups_of(members: Sequence[Member]) -> list[list[Member]]:
+    """Members of the same table, in the order of their sets."""
+    grouped: dict[str, list[Member]] = {}
+    for member in members:
+        grouped.setdefault(member.table, []).append(member)
+    return [sorted(own, key=lambda member: member.embedding_set or 0) for own in grouped.values()]
+
+
 def _once(tensors: Mapping[str, Tensor], members: Sequence[Member]) -> list[Member]:
-    """Tied tables as one, under both names."""
-    found: dict[tuple[object, ...], Member] = {}
-    for member in members:
-        key = identity(tensors[member.tensor])
-        first = found.setdefault(key, member)
-        if first is not member and first.field and member.field and first.field != member.field:
-            found[key] = first._replace(field=f"{first.field} = {member.field}")
-    return list(found.values())
+    """Tied tables, all of whose sets are the same tensors, as one under all their names: "item = history"."""
+    tied: dict[tuple[object, ...], list[list[Member]]] = {}
+    for own in groups_of(members):
+        tied.setdefault(tuple(identity(tensors[member.tensor]) for member in own), []).append(own)
+    found = []
+    for groups in tied.values():
+        names = dict.fromkeys(own[0].field for own in groups if own[0].field is not None)
+        found += [member._replace(field=" = ".join(names) if names else None) for member in groups[0]]
+    return found
 
 
-def _with_names(members: list[Member]) -> list[Member]:
-    """Fields with a name each: where several tables would have the same one, as in two towers, their whole names."""
-    tables: dict[str | None, set[str]] = {}
-    for member in members:
-        tables.setdefault(member.field, set()).add(member.table)
+def _not_taken(tensors: Mapping[str, Tensor], known: set[tuple[object, ...]], named: set[str]) -> list[LeftOut]:
+    """What has "emb" in its name and two dimensions, and is neither among the tables nor named yet."""
     return [
-        member._replace(field=member.table.removesuffix(".weight"))
-        if member.field is not None and len(tables[member.field]) > 1
-        else member
-        for member in members
-    ]
-
-
-def _not_taken(
-    tensors: Mapping[str, Tensor], members: Sequence[Member], unusable: Sequence[LeftOut], pattern: str | None
-) -> list[LeftOut]:
-    """What has "emb" in its name and two dimensions and is not among the tables: the user may want it."""
-    known = {identity(tensors[member.tensor]) for member in members}
-    named = {one.name for one in unusable}
-    return [
-        LeftOut(name, tuple(tensor.shape), "no name of a known library; --tables takes it")
+        LeftOut(name, tuple(tensor.shape), why_unusable(tensor) or "no name of a known library; --tables takes it")
         for name, tensor in tensors.items()
-        if pattern is None and "emb" in name.lower() and name not in named
-        if why_unusable(tensor) is None and identity(tensor) not in known
+        if "emb" in name.lower() and tensor.ndim == 2 and name not in named and identity(tensor) not in known
     ]
 
 

@@ -28,7 +28,6 @@ class Origin:
     cardinalities: dict[str, int] | None
     num_sets: int
     entries: str = "uniform"
-    run_dir: Path | None = None
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -54,7 +53,8 @@ def origin(path: Path, tensors: Mapping[str, Tensor]) -> Origin | None:
     Raises:
         ValueError: such a file is damaged.
     """
-    run_dir = path.absolute().parent.parent
+    path = path.resolve()  # files lie beside what a link leads to
+    run_dir = path.parent.parent
     if TABLE in tensors and (run_dir / "config.yaml").is_file():
         return _of_run(run_dir)
     if "embedding.weight" in tensors and path.with_name(CARD).is_file():
@@ -68,15 +68,17 @@ def _of_run(run_dir: Path) -> Origin | None:
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise TypeError("no mapping")
-        if "embed" not in config or "init" not in config:  # such as the config of LightningCLI
+        if not isinstance(config.get("embed"), DictConfig) or "init" not in config:  # such as that of LightningCLI
             return None
         num_sets, init = config.embed.num_sets, config.init
     except Exception as error:  # it may be damaged or no YAML at all
-        raise ValueError(f"{path}: expected the config of a run: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path}: expected the config of a run: {type(error).__name__}: {error}; --tables does without it"
+        ) from error
     if isinstance(num_sets, bool) or not isinstance(num_sets, int) or num_sets < 1:
         raise ValueError(f"{path}: embed.num_sets={num_sets!r}: expected an integer of 1 or more")
     entries = "normal" if init == "normal" else "uniform"
-    return Origin("recsys_collapse, a run", TABLE, _measured_cardinalities(run_dir), num_sets, entries, run_dir)
+    return Origin("recsys_collapse, a run", TABLE, _measured_cardinalities(run_dir), num_sets, entries)
 
 
 def _measured_cardinalities(run_dir: Path) -> dict[str, int] | None:
@@ -93,12 +95,15 @@ def _measured_cardinalities(run_dir: Path) -> dict[str, int] | None:
     return dict(zip(first["field"], first["cardinality"], strict=True)) or None
 
 
-def _of_export(path: Path) -> Origin:
+def _of_export(path: Path) -> Origin | None:
     try:
         card = json.loads(path.read_bytes())
-        built = card["architecture"]
+        if not isinstance(card, dict) or not {"architecture", "fields"} <= {*card}:  # of another program
+            return None
         sizes = {str(field["name"]): int(field["cardinality"]) for field in card["fields"]}
-        num_sets = int(built["num_sets"])
+        num_sets = int(card["architecture"]["num_sets"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected the card of an export: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path}: expected the card of an export: {type(error).__name__}: {error}; --tables does without it"
+        ) from error
     return Origin("recsys_collapse, an export", "embedding.weight", sizes, max(num_sets, 1))

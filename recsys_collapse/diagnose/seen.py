@@ -64,6 +64,8 @@ def _read(path: Path) -> pl.DataFrame:
         if lacking:
             raise ValueError(f"no column {' and '.join(sorted(lacking))}: found {', '.join(frame.columns)}")
         numbers = [name for name in ("id", "count") if name in frame.columns]
+        if frame["field"].null_count():
+            raise ValueError("column field: expected a name in every row")
         for name in numbers:
             if not frame.schema[name].is_integer() or frame[name].null_count():
                 raise ValueError(f"column {name}: expected whole numbers, and one in every row")

@@ -44,19 +44,11 @@ DEEPEST_TUPLE = 10_000
 """Tuples in each other: Python's stack ends at some 100,000 when their hash is asked for."""
 LARGEST_TUPLE = 1_000_000
 """Things in a tuple, those in tuples in it as often as they are there: as many as its hash looks at."""
-
-
 AGAIN = ": copy it again; if that does not help, torch.save the model's state_dict() again where it was trained"
 SHOWN = 8
 """Names in a message."""
 COMMON = ("builtins", "collections", "torch", "numpy", "_codecs")
 """Packages whose names say the least."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read: which file, what was found, what was expected and what to do."""
-
-
 COMMANDS = ("subprocess", "commands", "importlib", "runpy", "shutil", "socket", "pty", "ctypes")
 """Modules of Python with nothing in them that a checkpoint could want, beyond those that torch refuses; in protocol 2
 some have the names of Python 2."""
@@ -64,6 +56,10 @@ RUNNERS = {
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")),
     *("io.open", "_io.open"),
 }
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read: which file, what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,7 @@ def kind_of(path: Path) -> str:
     """
     if path.is_dir():
         raise CheckpointError(
-            f"{path}: a directory, expected a file (on the command line: or a run directory of this project). A "
-            "folder "
+            f"{path}: a directory, expected a file (on the command line: or a run directory of this project). A folder "
             "of torch.distributed.checkpoint becomes a file by "
             "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
         )

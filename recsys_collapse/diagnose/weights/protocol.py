@@ -1,8 +1,8 @@
 """Pickles of protocol 3 to 5, as RecBole writes them, in protocol 2: all that torch's weights-only reader reads.
 
 A pickle is a list of instructions. They are written anew, one by one, and none is followed; whatever comes out is for
-torch's weights-only reader, which alone decides what is made of it. Bytes become text and frozen sets tuples, both of
-which nobody looks at here.
+torch's weights-only reader, which alone decides what is made of it. Bytes become text, and frozen sets of protocols 4
+and 5 tuples, both of which nobody looks at here.
 """
 
 import io
