@@ -119,6 +119,7 @@ def test_options_may_stand_behind_the_overrides(tmp_path: Path) -> None:
     assert len(runs_in(tmp_path)) == 2
 
 
+@pytest.mark.slow  # test_sweeps.py::test_two_sweeps_at_once_share_the_work does so with several runs
 def test_two_commands_at_once_train_a_run_once(tmp_path: Path) -> None:
     data = write_clicks(tmp_path / "clicks.csv")
     command = [sys.executable, "-m", "recsys_collapse.run", *data, *SMALL]
