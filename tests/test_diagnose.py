@@ -13,6 +13,8 @@ from torch import nn
 
 from recsys_collapse.diagnose.__main__ import main
 from recsys_collapse.diagnose.options import parser
+from recsys_collapse.diagnose.truncation.of_run import ROWS
+from recsys_collapse.diagnose.truncation.truncate import TOLERANCE
 from tests.predicting import clicks_run
 
 
@@ -354,4 +356,5 @@ def test_help_shows_every_option_with_an_example(capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     for option in ("--tables", "--cardinalities", "--against", "--run", "--score", "--skip-objects", "--output"):
         assert option in text
+    assert f"({ROWS})" in text and f"({TOLERANCE})" in text  # said there without importing torch
     assert "examples:" in text and all(line.isascii() for line in text.splitlines())

@@ -6,14 +6,13 @@ import logging
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recsys_collapse.diagnose.options import check_options, parser, read_ranks
 
@@ -43,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from recsys_collapse.dataset.progress import progress_bar, wants_bar
     from recsys_collapse.diagnose.diagnosis import Options, check_fields, diagnose, read
     from recsys_collapse.diagnose.fields import read_cardinalities
     from recsys_collapse.diagnose.page import write_page
@@ -63,7 +63,7 @@ def _act(options: argparse.Namespace, words: Sequence[str]) -> None:
     new_folders = _make_place(folder, checkpoint.path)
     try:
         truncation = _truncation(options, ranks, checkpoint)
-        with _progress([checkpoint, *against]) as progress:
+        with progress_bar(wants_bar(None)) as progress:
             diagnosis = diagnose(checkpoint, against, truncation, progress, weights)
         diagnosis["made_by"] = _made_by(words)
         write_json(folder / "diagnosis.json", diagnosis)
@@ -136,24 +136,6 @@ def _make_place(folder: Path, checkpoint: Path) -> list[Path]:
     with tempfile.TemporaryFile(dir=folder):
         pass
     return new
-
-
-@contextmanager
-def _progress(checkpoints: Sequence["Checkpoint"]) -> Iterator[Callable[[str, int], None]]:
-    """A bar over the rows of all tables, on a terminal only."""
-    from recsys_collapse.diagnose.terminal import plain
-
-    total = sum(len(table.rows(one.tensors)) for one in checkpoints for table in one.tables)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task, before = bar.add_task("reading", total=total), 0
-
-        def told(field: str, rows: int) -> None:
-            nonlocal before
-            bar.update(task, description=plain(field)[:40], advance=before)
-            before = rows
-
-        yield told
 
 
 def _made_by(words: Sequence[str]) -> dict[str, Any]:

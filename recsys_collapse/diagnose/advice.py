@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from recsys_collapse.diagnose.measured import FieldRecord
-from recsys_collapse.diagnose.verdict import COLLAPSED, alike
+from recsys_collapse.diagnose.page.drawing import size
+from recsys_collapse.diagnose.verdict import COLLAPSED
 from recsys_collapse.paper import paper_auc
 
 WORTH_SAYING = 0.01  # of the bytes of all tables
@@ -125,16 +126,12 @@ def _fewer_dimensions(records: Sequence[FieldRecord], truncation: Mapping[str, A
     return Advice(
         "Fewer dimensions where the spectrum ends early",
         f"A table (D, C) of rank r is a product of (D, r) and (r, C)"
-        f"{', and a table of rank 0 is not needed' * useless}: {some}. Together that is {_size(total)} of "
-        f"{_size(bytes_now)}. Cut a few fields, train again, and compare.",
+        f"{', and a table of rank 0 is not needed' * useless}: {some}. Together that is {size(total)} of "
+        f"{size(bytes_now)}. Cut a few fields, train again, and compare.",
         _evidence_of(truncation, curves, largest) if truncation and {*curves} & {*largest} else ENERGY_ONLY,
         largest,
         total,
     )
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"
 
 
 def _evidence_of(truncation: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]], fields: Sequence[str]) -> str:
@@ -173,7 +170,7 @@ def _shared_mean(records: Sequence[FieldRecord]) -> Advice | None:
 
 
 def _alike_sets(records: Sequence[FieldRecord]) -> Advice | None:
-    fields = [one.field for one in records if alike(one.numbers)]
+    fields = [one.field for one in records if one.sets_alike]
     if not fields:
         return None
     return Advice(

@@ -1,25 +1,29 @@
 """A checkpoint -> everything that is said of it, as plain values for JSON, the page and the terminal.
 
-diagnosis = diagnose(read(Path("model.pt")))
-diagnosis["fields"][0]["relative"]          # the most collapsed field
+    diagnosis = diagnose(read(Path("model.pt")))
+    diagnosis["fields"][0]["relative"]          # the most collapsed field
+
+What is in it: docs/diagnose.md.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recsys_collapse.dataset.build import Progress, silent
 from recsys_collapse.diagnose.advice import EVERY_ROW, LIMITS, NOT_RETRAINED, SEEN_OFTEN, SEEN_ROWS, advise
 from recsys_collapse.diagnose.fields import FieldTable, cut
 from recsys_collapse.diagnose.layouts import Found, LeftOut, Member, recognise
 from recsys_collapse.diagnose.measured import FieldRecord, measure_fields
-from recsys_collapse.diagnose.own import BEST, checkpoint_of, origin
+from recsys_collapse.diagnose.own import checkpoint_of, origin
 from recsys_collapse.diagnose.verdict import COLLAPSED, PARTLY, WORDS
 from recsys_collapse.diagnose.weights import read_weights
+from recsys_collapse.runs.checkpoint import folder
 
 SCHEMA = 1
 
@@ -81,7 +85,7 @@ def _label(path: Path, values: Mapping[str, Any]) -> str:
     path = path.absolute()
     if path.is_dir():
         path = path.resolve()
-    elif path.parent.name == BEST.parent.name:  # of a run, or as Lightning lays them: all have the same names
+    elif path.parent == folder(path.parent.parent):  # of a run, or as Lightning lays them: all have the same names
         path = path.relative_to(path.parent.parent.parent)
     epoch = values.get("epoch")
     name = str(path) if not path.is_absolute() else path.name
@@ -106,14 +110,11 @@ def check_fields(checkpoint: Checkpoint, against: Sequence[Checkpoint], wanted: 
             )
 
 
-Progress = Callable[[str, int], None]
-
-
 def diagnose(
     checkpoint: Checkpoint,
     against: Sequence[Checkpoint] = (),
     truncation: Sequence[Mapping[str, Any]] | None = None,
-    progress: Progress = lambda field, rows: None,
+    progress: Progress = silent,
     seen: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Measure and judge a checkpoint.
@@ -122,14 +123,22 @@ def diagnose(
         checkpoint: from `read`.
         against: others, such as earlier epochs, in their order; fields are matched by name.
         truncation: of this model, then of others, as `dataclasses.asdict` makes it.
-        progress: told of every field before it is read.
+        progress: told after every field which share of all rows has been read.
         seen: weights of the rows (D,) for every field of all checkpoints, see `read_seen`; None: all count once.
 
     Returns:
         Plain values; the keys are described in docs/diagnose.md.
     """
-    records = measure_fields(checkpoint.tables, checkpoint.tensors, progress, seen)
-    others = [(one, measure_fields(one.tables, one.tensors, progress, seen)) for one in against]
+    total = sum(len(table.rows(one.tensors)) for one in [checkpoint, *against] for table in one.tables)
+    read = 0
+
+    def done(rows: int) -> None:
+        nonlocal read
+        read += rows
+        progress("reading tables", read / total)
+
+    records = measure_fields(checkpoint.tables, checkpoint.tensors, seen, done)
+    others = [(one, measure_fields(one.tables, one.tensors, seen, done)) for one in against]
     counted = next(iter(seen.values())).dtype if seen else None
     rows = {None: EVERY_ROW, torch.bool: SEEN_ROWS}.get(counted, SEEN_OFTEN)
     limits = [rows, *LIMITS, *([NOT_RETRAINED] if truncation else [])]
@@ -143,7 +152,7 @@ def diagnose(
             "layout": checkpoint.layout,
         },
         "summary": summary(records),
-        "fields": [record.as_json() for record in records],
+        "fields": [asdict(record) for record in records],
         "left_out": [one._asdict() for one in checkpoint.left_out],
         "against": [
             {

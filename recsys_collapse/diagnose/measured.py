@@ -5,14 +5,13 @@ A table is read once, in blocks, from where it lies: memory does not grow with i
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from recsys_collapse.diagnose.fields import FieldTable
-from recsys_collapse.diagnose.verdict import Numbers, verdict
+from recsys_collapse.diagnose.verdict import Numbers, alike, verdict
 from recsys_collapse.spectrum import FieldSpectrum, TableSpectra, random_spectrum
 
 
@@ -56,37 +55,32 @@ class FieldRecord(Abundance):
     first_energy: float | None
     """sigma_1^2 / sum sigma^2 = 1 / stable rank."""
     centred: Abundance
-    numbers: Numbers
     spectrum: list[float]
     random_spectrum: list[float]
     """Mean of random tables of this shape, at the same Frobenius norm."""
     per_set: list[SetRecord]
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it but `numbers`, which repeat."""
-        found = asdict(self)
-        del found["numbers"]
-        return found
+    sets_alike: bool
+    """See `verdict.alike`."""
 
 
 def measure_fields(
     tables: Sequence[FieldTable],
     tensors: Mapping[str, Tensor],
-    progress: Callable[[str, int], None] = lambda field, rows: None,
     seen: Mapping[str, Tensor] | None = None,
+    done: Callable[[int], None] = lambda rows: None,
 ) -> list[FieldRecord]:
     """Measure every field; the most collapsed first, and those without a value last.
 
     Args:
         tables: from `cut`.
         tensors: of the checkpoint.
-        progress: told of every field before it is read, with its rows.
         seen: weights of the rows (D,) for every field, see `read_seen`; None: all count once.
+        done: told of every field when it is measured: its rows.
     """
     records = []
     for table in tables:
-        progress(table.name, len(table.rows(tensors)))
         records.append(measure_field(table, tensors, None if seen is None else seen[table.name]))
+        done(records[-1].rows)
     return sorted(records, key=lambda one: math.inf if one.relative is None else one.relative)
 
 
@@ -135,10 +129,10 @@ def measure_field(table: FieldTable, tensors: Mapping[str, Tensor], seen_D: Tens
         first_share=None if own.information_abundance is None else 1 / own.information_abundance,
         first_energy=None if stable is None else 1 / stable,
         centred=centred,
-        numbers=numbers,
         spectrum=_finite(sigma),
         random_spectrum=_finite(random_spectrum(whole.reference) * norm),
         per_set=per_set,
+        sets_alike=alike(numbers),
     )
 
 

@@ -13,7 +13,8 @@ import polars as pl
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-BEST = Path("checkpoints") / "best.ckpt"
+from recsys_collapse.runs.checkpoint import folder
+
 CARD = "card.json"
 TABLE = "backbone.embedding.weight"
 
@@ -38,13 +39,14 @@ def checkpoint_of(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    if not (path / BEST).is_file():
+    best = folder(path) / "best.ckpt"
+    if not best.is_file():
         raise ValueError(
-            f"{path}: a folder without {BEST}; expected a checkpoint file or the directory of a run of this project. "
-            "A folder of torch.distributed.checkpoint becomes a file by: python -m "
+            f"{path}: a folder without {best.relative_to(path)}; expected a checkpoint file or the directory of a run "
+            "of this project. A folder of torch.distributed.checkpoint becomes a file by: python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt"
         )
-    return path / BEST
+    return best
 
 
 def origin(path: Path, tensors: Mapping[str, Tensor]) -> Origin | None:
@@ -88,7 +90,7 @@ def _measured_cardinalities(run_dir: Path) -> dict[str, int] | None:
         return None
     try:
         frame = pl.read_parquet(path, columns=["epoch", "field", "embedding_set", "metric", "cardinality"], glob=False)
-    except Exception as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
     plain = frame.filter(pl.col("embedding_set").is_null(), ~pl.col("metric").str.contains("@", literal=True))
     first = plain.filter(pl.col("epoch") == pl.col("epoch").min()).unique("field", maintain_order=True)

@@ -7,15 +7,14 @@ outside: a function from projections to the placements of its scores (`of_run.py
 Shapes: N fields, D rows of a field, M embedding sets, K columns of a set, C = M*K columns of all sets side by side.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_collapse.dataset.progress import progress_bar, wants_bar
 from recsys_collapse.diagnose.truncation.curves import Curve, Together, Truncation, enough, point
 from recsys_collapse.spectrum.gram import set_grams
 from recsys_collapse.stats import Placements, placements
@@ -95,8 +94,8 @@ def truncate(
 ) -> Truncation:
     """Curves of AUC over rank: of all fields at once, of each set (if a field has several), of single fields.
 
-    The model is asked once for every point at which a table changes. A bar with the time left is on stderr, if that is
-    a terminal.
+    The model is asked once for every point at which a table changes. A bar with the time left is shown if a
+    person watches.
 
     Args:
         fields: those that are truncated.
@@ -118,21 +117,26 @@ def truncate(
     if unknown := sorted({*(known if alone is None else alone)} - {*known}):
         raise ValueError(f"no field {', '.join(unknown)}; expected some of {', '.join(known)}")
     plans = _plans(fields, ranks, known if alone is None else alone)
-    with _bar(2 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)) as advance:
-        whole = model({})
-        advance()
+    asked, total = 0, 2 + sum(plan.changes(rank) for plan in plans for rank in plan.ranks)
+    with progress_bar(wants_bar(None)) as progress:
+
+        def ask(projections: Projections) -> Placements:
+            nonlocal asked
+            found = model(projections)
+            asked += 1
+            progress("truncating", asked / total)
+            return found
+
+        whole = ask({})
         curves = []
         for plan in plans:
             points = []
             for rank in plan.ranks:
-                if plan.changes(rank):
-                    points.append(point(rank, model(plan.projections(rank)), whole))
-                    advance()
-                else:
-                    points.append(point(rank, whole, whole))
+                found = ask(plan.projections(rank)) if plan.changes(rank) else whole
+                points.append(point(rank, found, whole))
             curves.append(Curve(plan.curve, plan.field, points, *enough(points, tolerance)))
-        together = _together(fields, curves, model, whole)
-        advance()
+        together = _together(fields, curves, ask, whole)
+        progress("truncating", 1.0)  # also if nothing was cut together
     return Truncation(label, split, len(whole.label_n), whole.auc, tolerance, curves, together)
 
 
@@ -195,18 +199,3 @@ def _plans(fields: Sequence[Directions], ranks: Sequence[int] | None, alone: Seq
         plans.append(_Plan(EACH_SET, None, fields, ranks_of(of_a_set, ranks)))
     own = [member for member in fields if member.field in alone]
     return plans + [_Plan(FIELD, member.field, [member], ranks_of(member.columns, ranks)) for member in own]
-
-
-@contextmanager
-def _bar(points: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, if a person watches; what it gives is called after every point."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("truncating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("", total=points)
-        yield lambda: bars.advance(task)
